@@ -1,0 +1,149 @@
+"""API tokens: `ops_system_<prefix>_<secret><checksum>`; shown once, kept as a SHA-256."""
+
+import hashlib
+import hmac
+import secrets
+import uuid
+import zlib
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.auth.actors import Actor, ActorKind
+from opsplane.auth.models import ApiToken, PlatformUser, PlatformUserCapability
+from opsplane.errors import InvalidInput, NotFound, OpsplaneError
+
+PLANE = "system"
+MAX_DAYS = 90
+_SECRET_LENGTH = 43  # 256 bits in base64url
+_CHECKSUM_LENGTH = 8
+
+
+class InvalidToken(OpsplaneError):
+    """The token is malformed, unknown, expired or revoked; which of these is not told."""
+
+    status, code = HTTPStatus.UNAUTHORIZED, "invalid_token"
+
+    def __init__(self) -> None:
+        super().__init__("This API token is not valid; make a new one with `opsplane tokens create`.")
+
+
+@dataclass(frozen=True)
+class MintedToken:
+    """A new token's row and its secret, which exists only here."""
+
+    row: ApiToken
+    secret: str
+
+
+async def mint(
+    session: AsyncSession, owner: PlatformUser, *, name: str, capabilities: frozenset[str], days: int
+) -> MintedToken:
+    """Make a token that can do at most `capabilities`, and never more than its owner can when it is used.
+
+    Raises:
+        InvalidInput: it would live less than a day or more than 90, or its owner lacks a capability.
+    """
+    if not 1 <= days <= MAX_DAYS:
+        raise InvalidInput(f"A token lives 1 to {MAX_DAYS} days, not {days}.")
+    if beyond := sorted(capabilities - await capabilities_of(session, owner.id)):
+        raise InvalidInput(f"{owner.email} lacks {', '.join(beyond)}; grant it first: opsplane users grant.")
+    prefix, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+    body = f"ops_{PLANE}_{prefix}_{secret}"
+    row = ApiToken(
+        owner_id=owner.id,
+        name=name,
+        prefix=prefix,
+        secret_hash=_hash(secret),
+        capabilities=sorted(capabilities),
+        expires_at=await session.scalar(select(func.now() + timedelta(days=days))),
+    )
+    session.add(row)
+    await session.flush()
+    return MintedToken(row, body + _checksum(body))
+
+
+async def authenticate(session: AsyncSession, token: str) -> Actor:
+    """The actor a token stands for, with what both token and owner may do now.
+
+    Raises:
+        InvalidToken: 401, the same for every reason.
+    """
+    prefix, secret = _parse(token)
+    row = (
+        await session.execute(
+            select(ApiToken, PlatformUser)
+            .join(PlatformUser, PlatformUser.id == ApiToken.owner_id)
+            .where(
+                ApiToken.prefix == prefix,
+                ApiToken.revoked_at.is_(None),
+                ApiToken.expires_at > func.now(),
+                PlatformUser.disabled_at.is_(None),
+            )
+        )
+    ).one_or_none()
+    if row is None or not hmac.compare_digest(row.ApiToken.secret_hash, _hash(secret)):
+        raise InvalidToken
+    await _touch(session, row.ApiToken.id)
+    owned = await capabilities_of(session, row.PlatformUser.id)
+    return Actor(
+        kind=ActorKind.API_TOKEN,
+        display=f"{row.PlatformUser.email} (token {row.ApiToken.name})",
+        id=row.PlatformUser.id,
+        token_id=row.ApiToken.id,
+        capabilities=owned & frozenset(row.ApiToken.capabilities),
+    )
+
+
+async def revoke(session: AsyncSession, prefix: str) -> ApiToken:
+    """End a token at once.
+
+    Raises:
+        NotFound: no token has this prefix.
+    """
+    token = await session.scalar(select(ApiToken).where(ApiToken.prefix == prefix).with_for_update())
+    if token is None:
+        raise NotFound(f"No token has the prefix {prefix!r}; see `opsplane tokens list`.")
+    if token.revoked_at is None:
+        token.revoked_at = await session.scalar(select(func.now()))
+    return token
+
+
+async def capabilities_of(session: AsyncSession, user_id: uuid.UUID) -> frozenset[str]:
+    """What a platform user may do now."""
+    rows = await session.scalars(
+        select(PlatformUserCapability.capability).where(PlatformUserCapability.user_id == user_id)
+    )
+    return frozenset(rows)
+
+
+async def _touch(session: AsyncSession, token_id: uuid.UUID) -> None:
+    # Once a minute is enough to know, and keeps one hot row from being written by every request.
+    await session.execute(
+        update(ApiToken)
+        .where(
+            ApiToken.id == token_id,
+            (ApiToken.last_used_at.is_(None)) | (ApiToken.last_used_at < func.now() - timedelta(minutes=1)),
+        )
+        .values(last_used_at=func.now())
+    )
+
+
+def _parse(token: str) -> tuple[str, str]:
+    body, checksum = token[:-_CHECKSUM_LENGTH], token[-_CHECKSUM_LENGTH:]
+    parts = body.split("_", 3)
+    well_formed = len(parts) == 4 and parts[:2] == ["ops", PLANE] and len(parts[3]) == _SECRET_LENGTH  # noqa: PLR2004
+    if not well_formed or not token.isascii() or not hmac.compare_digest(_checksum(body), checksum):
+        raise InvalidToken
+    return parts[2], parts[3]
+
+
+def _checksum(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

@@ -1,0 +1,148 @@
+"""Settings from the environment (`OPSPLANE_*`), checked at start-up."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from opsplane.errors import ConfigurationError
+
+PREFIX = "OPSPLANE_"
+
+
+class Environment(StrEnum):
+    """Where this process runs; production refuses what is only convenient."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class LogFormat(StrEnum):
+    """`auto` is coloured lines on a terminal and JSON everywhere else."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; the field name in capitals after `OPSPLANE_` is the variable."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    database_url: str | None = Field(None, description="PostgreSQL to use, `postgresql://…`; unset = embedded.")
+    redis_url: str | None = Field(
+        None, description="Redis or Valkey to use, `redis://…` or `unix://…`; unset = embedded."
+    )
+    home: Path = Field(Path(".opsplane"), description="Folder of the embedded servers' data and logs.")
+    env: Environment = Field(Environment.DEVELOPMENT, description="`development` or `production`.")
+    secret_key: SecretStr | None = Field(None, description="At least 32 characters; required in production.")
+    base_url: str = Field(
+        "http://localhost:8000", description="Address at which operators reach opsplane; links start with it."
+    )
+    runbooks_dir: Path | None = Field(None, description="Folder whose `*.py` files are loaded as runbooks.")
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
+    log_format: LogFormat = Field(LogFormat.AUTO, description="`auto`, `console` or `json`.")
+    pool_size: int = Field(10, ge=2, le=200, description="Database connections a process may hold.")
+    worker_concurrency: int = Field(2, ge=1, le=64, description="Tenants one worker process repairs at a time.")
+    lease_s: float = Field(
+        20, ge=1, le=600, description="Seconds a worker may stay silent before its tenant is given to another."
+    )
+    sweep_s: float = Field(5, ge=0.1, le=60, description="Seconds between two sweeps, ± 20 %.")
+    chunk_target_ms: int = Field(250, ge=10, le=2000, description="Time one chunk should take; its size follows.")
+    chunk_min_rows: int = Field(500, ge=1, le=100_000, description="Smallest chunk.")
+    chunk_max_rows: int = Field(10_000, ge=1, le=100_000, description="Largest chunk.")
+    preflight_ttl_s: int = Field(900, ge=10, le=86_400, description="Seconds a preflight may be started from.")
+    preflight_timeout_s: int = Field(30, ge=1, le=600, description="Seconds a preflight's count may take.")
+    stale_queued_s: int = Field(
+        300, ge=5, le=86_400, description="Seconds a run may wait with no worker alive before it fails."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
+            raise ValueError("must start with postgresql://")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("base_url")
+    @classmethod
+    def _base_url(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return url.rstrip("/")
+
+    @field_validator("log_level")
+    @classmethod
+    def _log_level(cls, level: str) -> str:
+        if level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        return level.upper()
+
+    @model_validator(mode="after")
+    def _chunks(self) -> Self:
+        if self.chunk_min_rows > self.chunk_max_rows:
+            raise ValueError("OPSPLANE_CHUNK_MIN_ROWS is larger than OPSPLANE_CHUNK_MAX_ROWS")
+        return self
+
+    @model_validator(mode="after")
+    def _production(self) -> Self:
+        if self.env is not Environment.PRODUCTION:
+            return self
+        if self.database_url is None or self.redis_url is None:
+            raise ValueError("production refuses embedded servers; set OPSPLANE_DATABASE_URL and OPSPLANE_REDIS_URL")
+        if self.secret_key is None or len(self.secret_key.get_secret_value()) < 32:
+            raise ValueError("production needs OPSPLANE_SECRET_KEY with at least 32 characters")
+        if not self.base_url.startswith("https://"):
+            raise ValueError("production needs an https:// OPSPLANE_BASE_URL, or cookies would travel in the clear")
+        return self
+
+    @cached_property
+    def sqlalchemy_url(self) -> str:
+        """The database's address for SQLAlchemy's asyncpg dialect; set only once a server is known."""
+        assert self.database_url is not None, "no server is known yet"
+        return "postgresql+asyncpg://" + self.database_url.split("://", 1)[1]
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read and check the environment.
+
+    Raises:
+        ConfigurationError: one line naming the variable that is wrong or misspelt.
+    """
+    _refuse_misspelt(environ)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(_first_line(error)) from None
+
+
+def _refuse_misspelt(environ: Mapping[str, str]) -> None:
+    # Only near misses: Kubernetes itself sets OPSPLANE_PORT and friends for a service named opsplane.
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+            if near:
+                raise ConfigurationError(f"{name} is not a setting of opsplane; did you mean {near[0]}?")
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    return f"{PREFIX}{str(first['loc'][0]).upper()}: {message}"

@@ -1,0 +1,156 @@
+"""The database: engine, mapping base, and the transaction that every door opens."""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar
+
+import asyncpg
+import structlog
+import uuid_utils.compat
+from sqlalchemy import BigInteger, DateTime, MetaData, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from opsplane.config import Settings
+from opsplane.errors import ServiceUnavailable
+
+log = structlog.get_logger()
+
+
+class Base(DeclarativeBase):
+    """Maps Python types to columns once: times carry a zone, text is text, documents are jsonb."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        str: Text(),
+        int: BigInteger(),
+        uuid.UUID: Uuid(),
+        dict[str, Any]: JSONB(none_as_null=True),
+    }
+
+
+def new_id() -> uuid.UUID:
+    """A UUIDv7: sorts by the time it was made."""
+    return uuid_utils.compat.uuid7()
+
+
+@dataclass
+class Transaction:
+    """One unit of work; what `after_commit` holds runs once the rows are durable, and never if they are not."""
+
+    session: AsyncSession
+    after_commit: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+
+class Database:
+    """An engine and its transactions, for one process."""
+
+    def __init__(self, settings: Settings, *, application: str = "opsplane") -> None:
+        self.engine: AsyncEngine = create_async_engine(
+            settings.sqlalchemy_url,
+            isolation_level="READ COMMITTED",
+            pool_size=settings.pool_size,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"timeout": 10, "server_settings": _server_settings(application)},
+        )
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Commit on success, roll back on any exception, then run `after_commit`.
+
+        Raises:
+            ServiceUnavailable: the database cannot be reached.
+        """
+        with_reach = translate_unreachable()
+        async with with_reach, self._sessions.begin() as session:
+            tx = Transaction(session)
+            yield tx
+        for send in tx.after_commit:
+            await send()
+
+    @asynccontextmanager
+    async def reading(self, *, timeout_s: float | None = None) -> AsyncIterator[AsyncSession]:
+        """A READ ONLY transaction; a statement over `timeout_s` is cancelled by the database."""
+        async with translate_unreachable(), self._sessions() as session:
+            await session.execute(text("SET TRANSACTION READ ONLY"))
+            if timeout_s is not None:
+                await session.execute(
+                    text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(timeout_s * 1000))}
+                )
+            yield session
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def _server_settings(application: str) -> dict[str, str]:
+    # Shorter than a lease: a frozen process loses its row locks before its tenant is given away.
+    return {
+        "application_name": application,
+        "timezone": "UTC",
+        "idle_in_transaction_session_timeout": "15s",
+        "lock_timeout": "5s",
+    }
+
+
+@asynccontextmanager
+async def translate_unreachable() -> AsyncIterator[None]:
+    """Turn "the database is not there" into a refusal; every other database error stays what it is."""
+    try:
+        yield
+    except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+        raise _unreachable(error) from error
+    except DBAPIError as error:
+        if is_unreachable(error):
+            raise _unreachable(error.orig or error) from error
+        raise
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether the connection, rather than the statement, failed."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, OSError | asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError)
+    code = sqlstate(error) or ""
+    if code.startswith("08") or code in {"57P01", "57P02", "57P03", "53300", "3D000", "28000", "28P01"}:
+        return True
+    return error.connection_invalidated or (not code and isinstance(error, InterfaceError | OperationalError))
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The five-character SQLSTATE behind a SQLAlchemy error, if the server sent one."""
+    original = getattr(error, "orig", None)
+    return getattr(original, "sqlstate", None) or getattr(getattr(original, "__cause__", None), "sqlstate", None)
+
+
+def _unreachable(error: BaseException) -> ServiceUnavailable:
+    log.warning("database_unreachable", error=repr(error))
+    return ServiceUnavailable(
+        f"The database cannot be reached ({first_line(error)}); check OPSPLANE_DATABASE_URL and that PostgreSQL is up.",
+        service="database",
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The error's own first line: what follows (DETAIL, SQL, parameters) can hold customer data."""
+    text_ = str(getattr(error, "orig", None) or error).strip()
+    line = text_.splitlines()[0] if text_ else type(error).__name__
+    return line.split(">: ", 1)[-1][:500]

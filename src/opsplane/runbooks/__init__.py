@@ -1,0 +1,1 @@
+"""Runbooks: what can be repaired, and the one service through which every door starts it."""

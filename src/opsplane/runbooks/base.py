@@ -1,0 +1,189 @@
+"""What an author writes: a `RepairRunbook` (which rows are wrong, what they become), or a `Runbook` by hand."""
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from sqlalchemy import ColumnElement, Select, Uuid, bindparam, exists, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
+
+from opsplane.errors import ConfigurationError
+
+Cursor = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impact:
+    """What a preflight saw: rows that would change, rows looked at, tenants with something to change."""
+
+    affected: int
+    total: int
+    tenants: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """What one chunk did; `cursor` is where the next one goes on (JSON), None when there is no next one."""
+
+    updated: int
+    cursor: Cursor | None
+    errors: int = 0
+
+
+class Retry(Exception):  # noqa: N818 - it asks for something; it is no error of the author's
+    """Raised by `apply` to have the tenant tried again later; the chunk is rolled back."""
+
+
+class Runbook(ABC):
+    """A repair by hand: own count, own chunk. The framework still owns transactions, locks, loop and counts."""
+
+    key: ClassVar[str]
+    version: ClassVar[int] = 1
+    title: ClassVar[str]
+    description: ClassVar[str] = ""
+    capability: ClassVar[str]
+    confirmation_phrase: ClassVar[str]
+    on_deploy: ClassVar[bool] = False
+    lock_group: ClassVar[str | None] = None  # runbooks that write the same rows share one; default: the key
+
+    @abstractmethod
+    async def preflight(self, session: AsyncSession, tenants: Select[tuple[uuid.UUID]]) -> Impact:
+        """Count what would change in these tenants; the transaction is READ ONLY and has a time limit."""
+
+    @abstractmethod
+    async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+        """Repair at most `limit` rows of one tenant after `cursor`; it commits with its count, or not at all."""
+
+    async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:  # noqa: ARG002 - the author's hook
+        """Whether the tenant still has rows to repair after its last chunk; it is then gone over again."""
+        return False
+
+    @classmethod
+    def check(cls) -> None:
+        """Refuse what cannot run safely, at start-up.
+
+        Raises:
+            ConfigurationError: one line naming the runbook and what it lacks.
+        """
+        for name in ("key", "title", "capability", "confirmation_phrase"):
+            if not getattr(cls, name, None):
+                raise ConfigurationError(f"The runbook {cls.__module__}.{cls.__qualname__} has no {name}.")
+
+
+class RepairRunbook(Runbook):
+    """A repair in two statements; count, chunk loop and proof all come from the one selector `wrong`."""
+
+    table: ClassVar[type[DeclarativeBase]]
+    tenant_column: ClassVar[str] = "tenant_id"
+
+    @abstractmethod
+    def wrong(self) -> ColumnElement[bool]:
+        """Which rows must change; the tenant is added by the framework."""
+
+    @abstractmethod
+    def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
+        """What they become; expressions see the row as it was. Afterwards `wrong` must be false."""
+
+    async def preflight(self, session: AsyncSession, tenants: Select[tuple[uuid.UUID]]) -> Impact:
+        """One `GROUP BY tenant` statement over the rows in scope."""
+        per_tenant = (
+            select(func.count().label("total"), func.count().filter(self.wrong()).label("affected"))
+            .select_from(self.table)
+            .where(self._tenant.in_(tenants))
+            .group_by(self._tenant)
+            .subquery()
+        )
+        row = (
+            await session.execute(
+                select(
+                    func.coalesce(func.sum(per_tenant.c.affected), 0),
+                    func.coalesce(func.sum(per_tenant.c.total), 0),
+                    func.count().filter(per_tenant.c.affected > 0),
+                )
+            )
+        ).one()
+        return Impact(affected=int(row[0]), total=int(row[1]), tenants=int(row[2]))
+
+    async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+        """The next `limit` wrong rows of the tenant by primary key, in one statement."""
+        parameters: dict[str, Any] = {"tenant": tenant, "limit": limit}
+        if cursor is not None:
+            parameters["after"] = self._decode(cursor["after"])
+        statement = self._first_chunk if cursor is None else self._next_chunk
+        found, updated, last = (await session.execute(statement, parameters)).one()
+        return Chunk(updated=updated, cursor={"after": self._encode(last)} if found == limit else None)
+
+    async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:
+        """The proof: does the selector still find a row of this tenant?"""
+        return bool(await session.scalar(self._proof, {"tenant": tenant}))
+
+    @classmethod
+    def check(cls) -> None:
+        """Refuse a table that has no tenant column or not exactly one key column, and a repair of either."""
+        super().check()
+        columns = class_mapper(cls.table).columns
+        if cls.tenant_column not in columns:
+            raise ConfigurationError(
+                f"The runbook {cls.key} forgets the tenant: {cls.table.__tablename__} has no column {cls.tenant_column}."
+            )
+        keys = class_mapper(cls.table).primary_key
+        if len(keys) != 1:
+            raise ConfigurationError(f"The runbook {cls.key} needs a table with one primary key column.")
+        repaired = {column.key for column in cls().right()}
+        if repaired & {cls.tenant_column, keys[0].key} or not repaired:
+            raise ConfigurationError(f"The runbook {cls.key} must repair columns other than the key and the tenant.")
+
+    @cached_property
+    def _tenant(self) -> InstrumentedAttribute[uuid.UUID]:
+        attribute: InstrumentedAttribute[uuid.UUID] = getattr(self.table, self.tenant_column)
+        return attribute
+
+    @cached_property
+    def _key(self) -> InstrumentedAttribute[Any]:
+        mapper = class_mapper(self.table)
+        attribute: InstrumentedAttribute[Any] = getattr(
+            self.table, mapper.get_property_by_column(mapper.primary_key[0]).key
+        )
+        return attribute
+
+    @cached_property
+    def _wrong_here(self) -> ColumnElement[bool]:
+        return (self._tenant == bindparam("tenant", type_=Uuid())) & self.wrong()
+
+    @cached_property
+    def _proof(self) -> Select[tuple[bool]]:
+        return select(exists(select(1).select_from(self.table).where(self._wrong_here)))
+
+    @cached_property
+    def _first_chunk(self) -> Select[Any]:
+        return self._chunk(self._wrong_here)
+
+    @cached_property
+    def _next_chunk(self) -> Select[Any]:
+        return self._chunk(self._wrong_here & (self._key > bindparam("after", type_=self._key.type)))
+
+    def _chunk(self, selected: ColumnElement[bool]) -> Select[Any]:
+        # The UPDATE repeats the selector: a row that somebody repaired meanwhile is neither written nor counted.
+        batch = select(self._key.label("key")).where(selected).order_by(self._key).limit(bindparam("limit")).cte("batch")
+        changed = (
+            update(self.table)
+            .values({column.key: value for column, value in self.right().items()})
+            .where(self._key == batch.c.key, self._wrong_here)
+            .returning(self._key)
+            .cte("changed")
+        )
+        return select(
+            select(func.count()).select_from(batch).scalar_subquery(),
+            select(func.count()).select_from(changed).scalar_subquery(),
+            select(batch.c.key).order_by(batch.c.key.desc()).limit(1).scalar_subquery(),
+        )
+
+    def _encode(self, key: Any) -> Any:
+        return key if isinstance(key, int) else str(key)
+
+    def _decode(self, key: Any) -> Any:
+        return key if isinstance(key, int) else self._key.type.python_type(key)

@@ -1,0 +1,1 @@
+"""The runbooks that ship: one file each."""

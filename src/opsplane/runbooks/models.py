@@ -1,0 +1,45 @@
+"""Rows of preflights and idempotency keys."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from opsplane.db import Base, new_id
+
+
+class Preflight(Base):
+    """The read-only look at a scope; one run may be started from it, by the one who looked."""
+
+    __tablename__ = "preflights"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    workspace_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("workspaces.id"))
+    runbook: Mapped[str]
+    runbook_version: Mapped[int]
+    scope_kind: Mapped[str]
+    tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
+    actor_kind: Mapped[str]
+    actor_id: Mapped[uuid.UUID | None]
+    actor_display: Mapped[str]
+    affected_count: Mapped[int]
+    total_count: Mapped[int]
+    estimated_tenants: Mapped[int]
+    computed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """The answer to a start, kept so that a repeated request gets it again."""
+
+    __tablename__ = "idempotency_keys"
+
+    principal: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    run_id: Mapped[uuid.UUID | None]
+    response: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,167 @@
+"""The drain: one worker's loop over the tenants of a run, a chunk a transaction."""
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from opsplane.config import Settings
+from opsplane.db import Database, first_line, is_unreachable, sqlstate
+from opsplane.errors import ServiceUnavailable
+from opsplane.runbooks import registry
+from opsplane.runbooks.base import Chunk, Retry, Runbook
+from opsplane.runs import items, lifecycle
+from opsplane.runs.chunks import ChunkSize
+from opsplane.runs.items import Lease, LeaseLost, RunNotRunning
+from opsplane.runs.models import OperationRun
+
+log = structlog.get_logger()
+
+SLICE_S = 60
+MAX_PASSES = 3
+# Serialization failure, deadlock, lock not available, statement timeout, idle-in-transaction timeout.
+TRANSIENT = frozenset({"40001", "40P01", "55P03", "57014", "25P03"})
+
+
+class Drained(StrEnum):
+    """Why a drain ended."""
+
+    EMPTY = "empty"
+    SLICE_OVER = "slice_over"
+    STOPPED = "stopped"
+    UNKNOWN_RUNBOOK = "unknown_runbook"
+
+
+@dataclass(frozen=True)
+class Drainer:
+    """What a worker process brings to every drain; `stop` asks all of them to end after their chunk."""
+
+    db: Database
+    settings: Settings
+    worker: uuid.UUID
+    stop: asyncio.Event
+
+    async def drain(self, run_id: uuid.UUID) -> Drained:
+        """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set."""
+        runbook = await self._runbook_of(run_id)
+        if runbook is None:
+            return Drained.UNKNOWN_RUNBOOK
+        async with self.db.transaction() as tx:
+            await lifecycle.begin(tx.session, run_id)
+        size, ends = self._chunk_size(), time.monotonic() + SLICE_S
+        while not self.stop.is_set():
+            async with self.db.transaction() as tx:
+                lease = await items.claim(tx.session, run_id, self.worker, lease_s=self.settings.lease_s)
+            if lease is None:
+                await self._finalize(run_id)
+                return Drained.EMPTY
+            await self._repair(runbook, lease, size)
+            if time.monotonic() > ends:
+                return Drained.SLICE_OVER
+        return Drained.STOPPED
+
+    async def _repair(self, runbook: Runbook, lease: Lease, size: ChunkSize) -> None:
+        """Carry one tenant as far as it goes; every way out leaves its item ended, given back or lost to another."""
+        try:
+            current: Lease | None = lease
+            while current is not None:
+                if self.stop.is_set():
+                    return await self._give_back(current)
+                current = await self._advance(runbook, current, size)
+        except LeaseLost:
+            log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
+        except RunNotRunning:
+            await self._give_back(lease)
+        except ServiceUnavailable:
+            raise  # the lease runs out; whoever reaches the database first goes on
+        except Exception as error:  # noqa: BLE001 - an author's code may raise anything, and it must end in a failure
+            await self._fail(lease, error, size)
+        return None
+
+    async def _advance(self, runbook: Runbook, lease: Lease, size: ChunkSize) -> Lease | None:
+        """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
+        started = time.monotonic()
+        async with self.db.transaction() as tx:
+            await items.fence(tx.session, lease)
+            chunk = await runbook.apply(tx.session, lease.tenant_id, lease.cursor, size.rows)
+            done = chunk.cursor is None and not await self._another_pass(tx.session, runbook, lease, chunk)
+            passes = lease.passes + (chunk.cursor is None)
+            stored = await items.store(
+                tx.session, lease, cursor=chunk.cursor, updated=chunk.updated, errors=chunk.errors, passes=passes,
+                lease_s=self.settings.lease_s,
+            )  # fmt: skip
+            if done:
+                await items.finish(tx.session, stored)
+        size.observe(chunk.updated, time.monotonic() - started)
+        return None if done else stored
+
+    async def _another_pass(self, session: object, runbook: Runbook, lease: Lease, chunk: Chunk) -> bool:
+        looked_at_everything = lease.cursor is None and chunk.updated == 0
+        if looked_at_everything or not await runbook.residue(session, lease.tenant_id):  # type: ignore[arg-type]
+            return False
+        if lease.passes + 1 >= MAX_PASSES:
+            raise NotConverging
+        return True
+
+    async def _fail(self, lease: Lease, error: Exception, size: ChunkSize) -> None:
+        code, message = _describe(error)
+        log.warning("item_failed", run_id=str(lease.run_id), item=lease.item_key, code=code, exc_info=error)
+        if sqlstate(error) == "57014":
+            size.halve()
+        try:
+            async with self.db.transaction() as tx:
+                if _is_transient(error) and await items.retry_later(tx.session, lease):
+                    return
+                await items.fail(tx.session, lease, code=code, message=message)
+        except LeaseLost:
+            log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
+
+    async def _give_back(self, lease: Lease) -> None:
+        async with self.db.transaction() as tx:
+            await items.release(tx.session, lease)
+
+    async def _finalize(self, run_id: uuid.UUID) -> None:
+        async with self.db.transaction() as tx:
+            await lifecycle.finalize(tx.session, run_id)
+
+    async def _runbook_of(self, run_id: uuid.UUID) -> Runbook | None:
+        async with self.db.transaction() as tx:
+            run = await tx.session.get(OperationRun, run_id)
+        if run is None or not registry.known(run.type):
+            log.warning("runbook_unknown_here", run_id=str(run_id), type=run and run.type)
+            return None
+        runbook = registry.find(run.type)
+        return runbook if runbook.version == run.runbook_version else None
+
+    def _chunk_size(self) -> ChunkSize:
+        settings = self.settings
+        return ChunkSize(
+            smallest=settings.chunk_min_rows,
+            largest=settings.chunk_max_rows,
+            target_s=settings.chunk_target_ms / 1000,
+        )
+
+
+class NotConverging(Exception):  # noqa: N818 - it becomes the item's failure
+    """The selector still finds rows after three passes: `right` does not make `wrong` false."""
+
+    def __str__(self) -> str:
+        return f"Rows are still wrong after {MAX_PASSES} passes: the runbook's right() does not satisfy its wrong()."
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, Retry) or sqlstate(error) in TRANSIENT
+
+
+def _describe(error: Exception) -> tuple[str, str]:
+    if isinstance(error, NotConverging):
+        return "not_converging", str(error)
+    if isinstance(error, Retry):
+        return "gave_up", f"The runbook asked {items.MAX_ATTEMPTS} times to try again: {first_line(error)}"
+    if isinstance(error, DBAPIError) and not is_unreachable(error):
+        return "database_error", f"{sqlstate(error)}: {first_line(error)}"
+    return "runbook_error", f"{type(error).__name__}: {first_line(error)}"

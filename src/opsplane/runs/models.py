@@ -1,0 +1,151 @@
+"""Rows of operation runs, their items and failures, and the processes that work on them."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, UniqueConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
+
+from opsplane.db import Base, new_id
+from opsplane.runs.states import ItemState, Outcome, Status
+
+__all__ = ["OperationRun", "OperationRunFailure", "OperationRunItem", "Process"]
+
+
+class UuidRange(UserDefinedType[str]):
+    """Postgres `uuidrange`, made by the first migration; values are range literals such as `(,)`."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name in DDL."""
+        return "uuidrange"
+
+
+def _one_of(column: str, values: type[Status] | type[Outcome] | type[ItemState]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN {tuple(str(value) for value in values)}", name=column)
+
+
+class OperationRun(Base):
+    """One execution; the row itself is the claim on its scope until its status is `completed`."""
+
+    __tablename__ = "operation_runs"
+    __table_args__ = (
+        _one_of("status", Status),
+        _one_of("outcome", Outcome),
+        CheckConstraint("(status = 'completed') = (outcome <> 'pending')", name="outcome_when_completed"),
+        Index("ix_operation_runs_type_id", "type", "id"),
+        Index("ix_operation_runs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_operation_runs_active", "id", postgresql_where="status <> 'completed'"),
+        Index(
+            "uq_operation_runs_identity_once",
+            "workspace_id", "type", "identity_key",
+            unique=True, postgresql_where="identity_mode = 'once'",
+        ),
+        Index(
+            "uq_operation_runs_identity_active",
+            "workspace_id", "type", "identity_key",
+            unique=True, postgresql_where="identity_mode = 'active' AND status <> 'completed'",
+        ),
+    )  # fmt: skip
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    workspace_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("workspaces.id"))
+    type: Mapped[str]
+    runbook_version: Mapped[int]
+    plane: Mapped[str] = mapped_column(server_default="system")
+    status: Mapped[str] = mapped_column(default=Status.QUEUED)
+    outcome: Mapped[str] = mapped_column(default=Outcome.PENDING)
+    scope_kind: Mapped[str]
+    tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
+    lock_group: Mapped[str]
+    tenant_span = Column(UuidRange(), nullable=False)
+    identity_mode: Mapped[str | None]
+    identity_key: Mapped[str | None]
+    source: Mapped[str]
+    initiator_kind: Mapped[str]
+    initiator_id: Mapped[uuid.UUID | None]
+    initiator_display: Mapped[str]
+    token_id: Mapped[uuid.UUID | None]
+    break_glass: Mapped[bool] = mapped_column(server_default="false")
+    reason_code: Mapped[str | None]
+    reason_text: Mapped[str | None]
+    release: Mapped[str | None]
+    retry_of_run_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("operation_runs.id"))
+    preflight_id: Mapped[uuid.UUID | None]
+    preflight_affected_count: Mapped[int | None]
+    summary_counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    context: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    failure_code: Mapped[str | None]
+    failure_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    started_at: Mapped[datetime | None]
+    expanded_at: Mapped[datetime | None]
+    woken_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    stalled_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+
+
+class OperationRunItem(Base):
+    """One part of a run: one tenant's for a runbook. The unit of work, lease and exact count."""
+
+    __tablename__ = "operation_run_items"
+    __table_args__ = (
+        _one_of("state", ItemState),
+        Index("ix_operation_run_items_pending", "run_id", "ordinal", postgresql_where="state = 'pending'"),
+        Index("ix_operation_run_items_leased", "lease_until", postgresql_where="state = 'running'"),
+        {"postgresql_with": {"fillfactor": "60"}},
+    )
+
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("operation_runs.id", ondelete="CASCADE"), primary_key=True)
+    item_key: Mapped[str] = mapped_column(primary_key=True)
+    ordinal: Mapped[int]
+    tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
+    state: Mapped[str] = mapped_column(server_default=ItemState.PENDING)
+    lease_token: Mapped[int] = mapped_column(server_default="0")
+    lease_until: Mapped[datetime | None]
+    leased_by: Mapped[uuid.UUID | None]
+    not_before: Mapped[datetime | None]
+    cursor: Mapped[dict[str, Any] | None]
+    updated_count: Mapped[int] = mapped_column(server_default="0")
+    error_count: Mapped[int] = mapped_column(server_default="0")
+    passes: Mapped[int] = mapped_column(server_default="0")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    lost_count: Mapped[int] = mapped_column(server_default="0")
+    started_at: Mapped[datetime | None]
+    progress_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class OperationRunFailure(Base):
+    """Why one item failed."""
+
+    __tablename__ = "operation_run_failures"
+    __table_args__ = (UniqueConstraint("run_id", "item_key", "code"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("operation_runs.id", ondelete="CASCADE"))
+    item_key: Mapped[str]
+    tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
+    code: Mapped[str]
+    message: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Process(Base):
+    """A worker or API process, known by its heartbeat; `id` is new at every boot."""
+
+    __tablename__ = "processes"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    kind: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    version: Mapped[str]
+    slots: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

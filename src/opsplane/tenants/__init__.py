@@ -1,0 +1,1 @@
+"""Workspaces, tenants, and which of them a runbook may touch."""
