@@ -163,6 +163,7 @@ def upgrade() -> None:
         sa.Column("pid", sa.BigInteger(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("slots", sa.BigInteger(), nullable=False),
+        sa.Column("runbooks", postgresql.JSONB(none_as_null=True), server_default="{}", nullable=False),
         sa.Column(
             "started_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),

@@ -135,7 +135,7 @@ async def _touch(session: AsyncSession, token_id: uuid.UUID) -> None:
 def _parse(token: str) -> tuple[str, str]:
     body, checksum = token[:-_CHECKSUM_LENGTH], token[-_CHECKSUM_LENGTH:]
     parts = body.split("_", 3)
-    well_formed = len(parts) == 4 and parts[:2] == ["ops", PLANE] and len(parts[3]) == _SECRET_LENGTH  # noqa: PLR2004
+    well_formed = len(parts) == 4 and parts[:2] == ["ops", PLANE] and len(parts[3]) == _SECRET_LENGTH
     if not well_formed or not token.isascii() or not hmac.compare_digest(_checksum(body), checksum):
         raise InvalidToken
     return parts[2], parts[3]

@@ -29,7 +29,7 @@ async def create(session: AsyncSession, email: str, *, name: str | None = None) 
     email = normalise(email)
     if not _EMAIL.fullmatch(email):
         raise InvalidInput(f"{email!r} is not an e-mail address.")
-    inserted = await session.scalar(
+    inserted: PlatformUser | None = await session.scalar(
         insert(PlatformUser)
         .values(email=email, name=name or email.split("@")[0])
         .on_conflict_do_nothing(index_elements=["email"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Select, Uuid, bindparam, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, Uuid, and_, bindparam, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
@@ -34,7 +34,7 @@ class Chunk:
     errors: int = 0
 
 
-class Retry(Exception):  # noqa: N818 - it asks for something; it is no error of the author's
+class Retry(Exception):
     """Raised by `apply` to have the tenant tried again later; the chunk is rolled back."""
 
 
@@ -51,7 +51,7 @@ class Runbook(ABC):
     lock_group: ClassVar[str | None] = None  # runbooks that write the same rows share one; default: the key
 
     @abstractmethod
-    async def preflight(self, session: AsyncSession, tenants: Select[tuple[uuid.UUID]]) -> Impact:
+    async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
         """Count what would change in these tenants; the transaction is READ ONLY and has a time limit."""
 
     @abstractmethod
@@ -88,7 +88,7 @@ class RepairRunbook(Runbook):
     def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
         """What they become; expressions see the row as it was. Afterwards `wrong` must be false."""
 
-    async def preflight(self, session: AsyncSession, tenants: Select[tuple[uuid.UUID]]) -> Impact:
+    async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
         """One `GROUP BY tenant` statement over the rows in scope."""
         per_tenant = (
             select(func.count().label("total"), func.count().filter(self.wrong()).label("affected"))
@@ -138,24 +138,20 @@ class RepairRunbook(Runbook):
             raise ConfigurationError(f"The runbook {cls.key} must repair columns other than the key and the tenant.")
 
     @cached_property
-    def _tenant(self) -> InstrumentedAttribute[uuid.UUID]:
-        attribute: InstrumentedAttribute[uuid.UUID] = getattr(self.table, self.tenant_column)
-        return attribute
+    def _tenant(self) -> Any:
+        return getattr(self.table, self.tenant_column)
 
     @cached_property
-    def _key(self) -> InstrumentedAttribute[Any]:
+    def _key(self) -> Any:
         mapper = class_mapper(self.table)
-        attribute: InstrumentedAttribute[Any] = getattr(
-            self.table, mapper.get_property_by_column(mapper.primary_key[0]).key
-        )
-        return attribute
+        return getattr(self.table, mapper.get_property_by_column(mapper.primary_key[0]).key)
 
     @cached_property
     def _wrong_here(self) -> ColumnElement[bool]:
-        return (self._tenant == bindparam("tenant", type_=Uuid())) & self.wrong()
+        return and_(self._tenant == bindparam("tenant", type_=Uuid()), self.wrong())
 
     @cached_property
-    def _proof(self) -> Select[tuple[bool]]:
+    def _proof(self) -> Select[bool]:
         return select(exists(select(1).select_from(self.table).where(self._wrong_here)))
 
     @cached_property
@@ -164,11 +160,13 @@ class RepairRunbook(Runbook):
 
     @cached_property
     def _next_chunk(self) -> Select[Any]:
-        return self._chunk(self._wrong_here & (self._key > bindparam("after", type_=self._key.type)))
+        return self._chunk(and_(self._wrong_here, self._key > bindparam("after", type_=self._key.type)))
 
     def _chunk(self, selected: ColumnElement[bool]) -> Select[Any]:
         # The UPDATE repeats the selector: a row that somebody repaired meanwhile is neither written nor counted.
-        batch = select(self._key.label("key")).where(selected).order_by(self._key).limit(bindparam("limit")).cte("batch")
+        batch = (
+            select(self._key.label("key")).where(selected).order_by(self._key).limit(bindparam("limit")).cte("batch")
+        )
         changed = (
             update(self.table)
             .values({column.key: value for column, value in self.right().items()})

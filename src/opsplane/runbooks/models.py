@@ -21,9 +21,7 @@ class Preflight(Base):
     runbook_version: Mapped[int]
     scope_kind: Mapped[str]
     tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
-    actor_kind: Mapped[str]
-    actor_id: Mapped[uuid.UUID | None]
-    actor_display: Mapped[str]
+    principal: Mapped[str]
     affected_count: Mapped[int]
     total_count: Mapped[int]
     estimated_tenants: Mapped[int]

@@ -41,7 +41,9 @@ def register(runbook: AnyRunbook) -> AnyRunbook:
         raise ConfigurationError(f"The runbook key {runbook.key!r} is not of the form area.name in lower case.")
     other = _runbooks.get(runbook.key)
     if other is not None and _origin(type(other)) != _origin(runbook):
-        raise ConfigurationError(f"Two runbooks have the key {runbook.key}: {_origin(type(other))}, {_origin(runbook)}.")
+        raise ConfigurationError(
+            f"Two runbooks have the key {runbook.key}: {_origin(type(other))}, {_origin(runbook)}."
+        )
     _runbooks[runbook.key] = runbook()
     return runbook
 
@@ -88,7 +90,7 @@ def _load_folder(folder: Path) -> None:
         raise ConfigurationError(f"OPSPLANE_RUNBOOKS_DIR: {folder} is not a folder.")
     for file in sorted(folder.glob("*.py")):
         if not file.name.startswith("_"):
-            _import(str(file), lambda file=file: _import_file(file))  # type: ignore[misc]
+            _import(str(file), lambda file=file: _import_file(file))
 
 
 def _import_file(file: Path) -> None:

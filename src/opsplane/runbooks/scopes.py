@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from sqlalchemy import Select
+from sqlalchemy import Function, Select, Uuid, func, literal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.tenants import universe
@@ -46,15 +46,16 @@ class Scope:
             tenant_external_id=found.external_id,
         )
 
-    def tenant_ids(self) -> Select[tuple[uuid.UUID]]:
+    def tenant_ids(self) -> Select[uuid.UUID]:
         """The ids of the tenants in scope, as a subquery: `column.in_(scope.tenant_ids())`."""
         ids = universe.allowed(self.workspace_id).with_only_columns(Tenant.id)
         return ids if self.tenant_id is None else ids.where(Tenant.id == self.tenant_id)
 
     @property
-    def span(self) -> str:
-        """The scope as a `uuidrange` literal: two scopes overlap exactly if their spans do."""
-        return "(,)" if self.tenant_id is None else f"[{self.tenant_id},{self.tenant_id}]"
+    def span(self) -> Function[str]:
+        """The scope as a `uuidrange`, without bounds for all tenants: two scopes overlap exactly if their spans do."""
+        bound = literal(self.tenant_id, Uuid())
+        return func.uuidrange(bound, bound, "[]")
 
     @property
     def label(self) -> str:

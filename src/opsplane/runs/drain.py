@@ -146,7 +146,7 @@ class Drainer:
         )
 
 
-class NotConverging(Exception):  # noqa: N818 - it becomes the item's failure
+class NotConverging(Exception):
     """The selector still finds rows after three passes: `right` does not make `wrong` false."""
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.db import new_id
 from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
-from opsplane.runs.states import ItemState, Status
+from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
 from opsplane.tenants.models import Tenant
 from opsplane.tenants.universe import allowed
 
@@ -22,11 +22,11 @@ BACKOFF_S = (5, 30, 120)
 item = OperationRunItem
 
 
-class LeaseLost(Exception):  # noqa: N818 - not an error: somebody else has the tenant now
+class LeaseLost(Exception):
     """The fence does not know this lease: nothing of the transaction may be kept."""
 
 
-class RunNotRunning(Exception):  # noqa: N818 - not an error: somebody asked the run to stop
+class RunNotRunning(Exception):
     """The run is pausing, cancelling or over: give the item back."""
 
 
@@ -209,6 +209,24 @@ async def free_expired(session: AsyncSession) -> list[uuid.UUID]:
             message = f"Its worker died or fell silent {MAX_LOST} times; look at the workers' logs before you retry."
             await add_failure(session, run_id, key, tenant_id, code="worker_lost", message=message)
     return sorted({row.run_id for row in touched})
+
+
+async def fail_open(session: AsyncSession, run_id: uuid.UUID, *, code: str, message: str) -> None:
+    """Fail every item that has not ended, as when nobody can work on the run any more."""
+    ended = await session.execute(
+        update(item)
+        .where(item.run_id == run_id, item.state.in_(OPEN_ITEM_STATES))
+        .values(
+            state=ItemState.FAILED,
+            lease_token=item.lease_token + 1,
+            lease_until=None,
+            leased_by=None,
+            finished_at=func.clock_timestamp(),
+        )
+        .returning(item.item_key, item.tenant_id)
+    )
+    for key, tenant_id in ended.all():
+        await add_failure(session, run_id, key, tenant_id, code=code, message=message)
 
 
 async def add_failure(

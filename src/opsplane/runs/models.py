@@ -137,7 +137,7 @@ class OperationRunFailure(Base):
 
 
 class Process(Base):
-    """A worker or API process, known by its heartbeat; `id` is new at every boot."""
+    """A worker or API process, known by its heartbeat; `runbooks` are the keys and versions it has code for."""
 
     __tablename__ = "processes"
 
@@ -147,5 +147,6 @@ class Process(Base):
     pid: Mapped[int]
     version: Mapped[str]
     slots: Mapped[int]
+    runbooks: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -29,7 +29,7 @@ async def workspace_id(session: AsyncSession) -> uuid.UUID:
     return found
 
 
-def allowed(workspace: uuid.UUID) -> Select[tuple[Tenant]]:
+def allowed(workspace: uuid.UUID) -> Select[Tenant]:
     """Every tenant a runbook may touch; the only query from which tenants are picked."""
     return select(Tenant).where(Tenant.workspace_id == workspace, Tenant.external_id != PLATFORM_TENANT)
 
@@ -49,7 +49,7 @@ async def pick(session: AsyncSession, workspace: uuid.UUID, tenant: str) -> Tena
     return found
 
 
-def search(workspace: uuid.UUID, query: str | None) -> Select[tuple[Tenant]]:
+def search(workspace: uuid.UUID, query: str | None) -> Select[Tenant]:
     """Allowed tenants whose name or external id contains `query`, in the order of their external ids."""
     tenants = allowed(workspace).order_by(Tenant.external_id)
     if not query:

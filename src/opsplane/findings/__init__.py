@@ -1,0 +1,1 @@
+"""Findings of scanners, and what is done about them."""

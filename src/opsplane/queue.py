@@ -1,0 +1,75 @@
+"""The doorbell: arq jobs that say "this run may have work". Losing, repeating or delaying one is harmless."""
+
+import json
+import uuid
+from typing import Any
+
+import structlog
+from arq.connections import ArqRedis
+from redis.asyncio import ConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from opsplane.config import Settings
+
+log = structlog.get_logger()
+
+QUEUE = "opsplane:queue"
+DRAIN = "opsplane.drain.v1"  # fixed for ever: an older worker must know the name that a newer one sends
+JOBS_PER_WAKE = 4
+TIMEOUT_S = 0.4
+
+
+class Queue:
+    """Sends doorbells; never raises for a Redis that is away, because the sweeper rings again."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.redis_url is not None, "no Redis is known yet"
+        self.redis = connect(settings.redis_url, timeout_s=TIMEOUT_S)
+
+    async def wake(self, run_id: uuid.UUID, *, jobs: int = JOBS_PER_WAKE) -> bool:
+        """Ring for a run; True if Redis took it."""
+        try:
+            for _ in range(jobs):
+                # A new id each time: arq silently drops an id that a killed worker still seems to hold.
+                job_id = f"drain:{run_id}:{uuid.uuid4().hex}"
+                await self.redis.enqueue_job(DRAIN, str(run_id), _job_id=job_id)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("wake_not_sent", run_id=str(run_id), error=repr(error))
+            return False
+        return True
+
+    async def is_up(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(await self.redis.ping())
+        except (RedisError, OSError, TimeoutError):
+            return False
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.redis.aclose()
+
+
+def connect(redis_url: str, *, timeout_s: float) -> ArqRedis:
+    """An arq connection whose payloads are JSON: a pickle in Redis would be code in a worker."""
+    pool: Any = ConnectionPool.from_url(
+        redis_url,
+        socket_connect_timeout=timeout_s,
+        socket_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=50,
+    )
+    return ArqRedis(
+        pool,
+        job_serializer=to_json,
+        job_deserializer=json.loads,
+        default_queue_name=QUEUE,
+        expires_extra_ms=7 * 24 * 3600 * 1000,
+    )
+
+
+def to_json(job: dict[str, Any]) -> bytes:
+    """Serialize a job or its result."""
+    return json.dumps(job, default=str).encode()

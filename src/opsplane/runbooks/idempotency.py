@@ -1,0 +1,84 @@
+"""Idempotency keys: a repeated start gets the first one's answer, and never a second run."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.auth.actors import Actor
+from opsplane.errors import OpsplaneError
+from opsplane.runbooks.models import IdempotencyKey
+
+MAX_LENGTH = 255
+
+
+class IdempotencyKeyReused(OpsplaneError):
+    """The key came before with another request."""
+
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for a different request; make a new key for a new request.")
+
+
+class InvalidIdempotencyKey(OpsplaneError):
+    """The key is empty or too long."""
+
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_idempotency_key"
+
+    def __init__(self) -> None:
+        super().__init__(f"An Idempotency-Key has 1 to {MAX_LENGTH} characters.")
+
+
+def fingerprint(request: Mapping[str, Any]) -> str:
+    """One string per request: equal requests have equal ones, whatever the order of their fields."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
+
+
+async def find(session: AsyncSession, key: str, request: str, *, by: Actor) -> dict[str, Any] | None:
+    """The stored answer to this request, if the key came before.
+
+    Raises:
+        IdempotencyKeyReused: it came with another request (422).
+        InvalidIdempotencyKey: 422.
+    """
+    if not 1 <= len(key) <= MAX_LENGTH:
+        raise InvalidIdempotencyKey
+    stored = await session.scalar(select(IdempotencyKey).where(_is(key, by)))
+    if stored is None:
+        return None
+    if stored.fingerprint != request or stored.response is None:
+        raise IdempotencyKeyReused
+    return stored.response
+
+
+async def reserve(session: AsyncSession, key: str, request: str, *, by: Actor) -> dict[str, Any] | None:
+    """The stored answer if the key came before, else None and the key is ours until the transaction ends.
+
+    A second request with the same key waits here until the first one's transaction has ended.
+
+    Raises:
+        IdempotencyKeyReused: 422.
+    """
+    ours = await session.scalar(
+        insert(IdempotencyKey)
+        .values(principal=by.principal, key=key, fingerprint=request)
+        .on_conflict_do_nothing()
+        .returning(IdempotencyKey.key)
+    )
+    return await find(session, key, request, by=by) if ours is None else None
+
+
+async def answered(session: AsyncSession, key: str, run_id: uuid.UUID, response: dict[str, Any], *, by: Actor) -> None:
+    """Keep the answer."""
+    await session.execute(update(IdempotencyKey).where(_is(key, by)).values(run_id=run_id, response=response))
+
+
+def _is(key: str, by: Actor) -> Any:
+    return (IdempotencyKey.principal == by.principal) & (IdempotencyKey.key == key)

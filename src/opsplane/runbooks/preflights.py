@@ -1,0 +1,103 @@
+"""Preflights: count in a READ ONLY transaction, keep the result, let one run start from it."""
+
+import uuid
+from datetime import timedelta
+from http import HTTPStatus
+
+from sqlalchemy import func, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.auth.actors import Actor
+from opsplane.config import Settings
+from opsplane.db import Database, sqlstate
+from opsplane.errors import Conflict, OpsplaneError
+from opsplane.runbooks.base import Impact, Runbook
+from opsplane.runbooks.models import Preflight
+from opsplane.runbooks.scopes import Scope
+
+
+class PreflightStale(Conflict):
+    """The preflight is unknown, used, expired, somebody else's, or of another scope or version."""
+
+    code = "preflight_stale"
+
+    def __init__(self, preflight_id: uuid.UUID) -> None:
+        super().__init__(
+            "This preflight cannot be started from: it is used, expired, somebody else's, or of another scope or "
+            "runbook version. Run the preflight again.",
+            preflight_id=str(preflight_id),
+        )
+
+
+class PreflightTooSlow(OpsplaneError):
+    """Counting took longer than OPSPLANE_PREFLIGHT_TIMEOUT_S."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "preflight_too_slow"
+
+
+async def look(db: Database, settings: Settings, runbook: Runbook, scope: Scope) -> Impact:
+    """Count what the runbook would change; nothing can be written meanwhile.
+
+    Raises:
+        PreflightTooSlow: 503.
+    """
+    try:
+        async with db.reading(timeout_s=settings.preflight_timeout_s) as session:
+            return await runbook.preflight(session, scope.tenant_ids())
+    except Exception as error:
+        if sqlstate(error) != "57014":
+            raise
+        raise PreflightTooSlow(
+            f"Counting took longer than {settings.preflight_timeout_s} s; add an index that fits the runbook's "
+            "selector, pick a single tenant, or raise OPSPLANE_PREFLIGHT_TIMEOUT_S.",
+        ) from error
+
+
+async def keep(
+    session: AsyncSession, settings: Settings, runbook: Runbook, scope: Scope, impact: Impact, *, by: Actor
+) -> Preflight:
+    """Store what was seen, so that a run can be started from it."""
+    kept = Preflight(
+        workspace_id=scope.workspace_id,
+        runbook=runbook.key,
+        runbook_version=runbook.version,
+        scope_kind=scope.kind,
+        tenant_id=scope.tenant_id,
+        principal=by.principal,
+        affected_count=impact.affected,
+        total_count=impact.total,
+        estimated_tenants=impact.tenants,
+        expires_at=func.clock_timestamp() + timedelta(seconds=settings.preflight_ttl_s),
+    )
+    session.add(kept)
+    await session.flush()
+    await session.refresh(kept)
+    return kept
+
+
+async def consume(
+    session: AsyncSession, preflight_id: uuid.UUID, runbook: Runbook, scope: Scope, *, by: Actor
+) -> Preflight:
+    """Use a preflight up: once, by who looked, for what was looked at, before it expires.
+
+    Raises:
+        PreflightStale: 409.
+    """
+    used: Preflight | None = await session.scalar(
+        update(Preflight)
+        .where(
+            Preflight.id == preflight_id,
+            Preflight.runbook == runbook.key,
+            Preflight.runbook_version == runbook.version,
+            Preflight.scope_kind == scope.kind,
+            Preflight.tenant_id.is_not_distinct_from(scope.tenant_id),
+            Preflight.principal == by.principal,
+            Preflight.expires_at > func.clock_timestamp(),
+            Preflight.used_at.is_(None),
+        )
+        .values(used_at=func.clock_timestamp())
+        .returning(Preflight)
+    )
+    if used is None:
+        raise PreflightStale(preflight_id)
+    return used

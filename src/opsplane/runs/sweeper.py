@@ -1,0 +1,191 @@
+"""The sweeper: a loop in every worker and API process that repairs what a lost message or a dead process left.
+
+Each step is a short transaction of its own under its own try-lock, so that processes never queue
+behind each other and one frozen worker cannot stop the whole sweep.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.config import Settings
+from opsplane.db import Database, Transaction
+from opsplane.errors import ServiceUnavailable
+from opsplane.queue import Queue
+from opsplane.runbooks.models import IdempotencyKey, Preflight
+from opsplane.runs import items, lifecycle, processes
+from opsplane.runs.models import OperationRun, OperationRunItem
+from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
+
+log = structlog.get_logger()
+
+STALLED_AFTER = timedelta(seconds=120)
+WAKE_AGAIN_AFTER = timedelta(seconds=15)
+KEEP_IDEMPOTENCY_KEYS = timedelta(hours=72)
+KEEP_PREFLIGHTS = timedelta(days=30)
+BATCH = 100
+
+run, item = OperationRun, OperationRunItem
+Step = Callable[[Transaction, Settings, Queue], Awaitable[object]]
+
+
+async def sweep_until(stop: asyncio.Event, db: Database, queue: Queue, settings: Settings) -> None:
+    """Sweep every `sweep_s` seconds, ± 20 %, until `stop`; no failure ends the loop."""
+    while not stop.is_set():
+        await sweep(db, queue, settings)
+        pause_s = settings.sweep_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+        try:
+            await asyncio.wait_for(stop.wait(), pause_s)
+        except TimeoutError:
+            continue
+
+
+async def sweep(db: Database, queue: Queue, settings: Settings) -> None:
+    """Every step once; one that fails is logged and does not stop the others."""
+    for step in STEPS:
+        try:
+            async with db.transaction() as tx:
+                if await _alone(tx.session, step.__name__):
+                    await step(tx, settings, queue)
+        except ServiceUnavailable:
+            return  # the transaction has logged it; everything waits for the database
+        except Exception:
+            log.exception("sweep_step_failed", step=step.__name__)
+
+
+async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> None:
+    """Begin runs whose wake-up call was lost."""
+    queued = await tx.session.scalars(select(run.id).where(run.status == Status.QUEUED).order_by(run.id).limit(BATCH))
+    for run_id in queued.all():
+        if await lifecycle.begin(tx.session, run_id):
+            _wake_after_commit(tx, queue, run_id)
+
+
+async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> None:
+    """Take tenants back from workers that fell silent."""
+    for run_id in await items.free_expired(tx.session):
+        log.warning("lease_expired", run_id=str(run_id))
+        _wake_after_commit(tx, queue, run_id)
+
+
+async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> None:
+    """Ring again for runs that have work and were not rung for a while."""
+    due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
+    waiting = select(item.run_id).where(item.run_id == run.id, item.state == ItemState.PENDING, due)
+    quiet = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
+    woken = await tx.session.scalars(
+        update(run)
+        .where(run.status == Status.RUNNING, quiet, waiting.exists())
+        .values(woken_at=func.clock_timestamp())
+        .returning(run.id)
+    )
+    for run_id in woken.all():
+        _wake_after_commit(tx, queue, run_id)
+
+
+async def finalize_done(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
+    """Complete runs whose last worker died between its last item and the completion."""
+    still_open = select(item.run_id).where(item.run_id == run.id, item.state.in_(OPEN_ITEM_STATES))
+    done = await tx.session.scalars(
+        select(run.id)
+        .where(run.status.in_([Status.RUNNING, Status.CANCELLING]), run.expanded_at.is_not(None), ~still_open.exists())
+        .limit(BATCH)
+    )
+    for run_id in done.all():
+        await lifecycle.finalize(tx.session, run_id)
+
+
+async def fail_unrunnable(tx: Transaction, settings: Settings, _queue: Queue) -> None:
+    """Fail runs that nobody can ever work on, so that their scope does not stay locked.
+
+    That is a queued run that waited `stale_queued_s` with no worker alive, or one whose
+    runbook version none of the living workers has code for. A run that waits behind a long
+    healthy queue is neither.
+    """
+    workers = await processes.live_workers(tx.session)
+    old = await tx.session.scalars(
+        select(run)
+        .where(run.status.in_([Status.QUEUED, Status.RUNNING]))
+        .where(run.created_at < func.clock_timestamp() - timedelta(seconds=settings.stale_queued_s))
+        .where(~_claimed_since(timedelta(seconds=settings.stale_queued_s)))
+        .with_for_update(skip_locked=True)
+        .limit(BATCH)
+    )
+    for stale in old.all():
+        if not workers and not await _ever_claimed(tx.session, stale.id):
+            message = (
+                f"No worker was alive for {settings.stale_queued_s} s; start one (`opsplane worker`) and run again."
+            )
+            await _give_up(tx.session, stale, "no_worker", message)
+        elif workers and not processes.can_run(workers, stale.type, stale.runbook_version):
+            message = f"No living worker has version {stale.runbook_version} of {stale.type}; run the current one."
+            await _give_up(tx.session, stale, "runbook_gone", message)
+
+
+async def flag_stalled(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
+    """Mark running runs in which nothing has moved for two minutes; unmark those that move again."""
+    moved = _claimed_since(STALLED_AFTER)
+    begun = run.started_at < func.clock_timestamp() - STALLED_AFTER
+    active = run.status == Status.RUNNING
+    stalled = await tx.session.scalars(
+        update(run)
+        .where(active, begun, run.stalled_at.is_(None), ~moved)
+        .values(stalled_at=func.clock_timestamp())
+        .returning(run.id)
+    )
+    for run_id in stalled.all():
+        log.warning("run_stalled", run_id=str(run_id))
+    await tx.session.execute(update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None))
+
+
+async def forget_old(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
+    """Drop what nobody can use any more."""
+    now = func.clock_timestamp()
+    await tx.session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEEP_IDEMPOTENCY_KEYS))
+    await tx.session.execute(delete(Preflight).where(Preflight.expires_at < now - KEEP_PREFLIGHTS))
+    await processes.forget_dead(tx.session)
+
+
+STEPS: tuple[Step, ...] = (
+    expand_queued,
+    free_leases,
+    wake_waiting,
+    finalize_done,
+    fail_unrunnable,
+    flag_stalled,
+    forget_old,
+)
+
+
+async def _alone(session: AsyncSession, step: str) -> bool:
+    lock = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+    return bool(await session.scalar(lock, {"name": f"opsplane:sweep:{step}"}))
+
+
+async def _give_up(session: AsyncSession, stale: OperationRun, code: str, message: str) -> None:
+    log.error("run_given_up", run_id=str(stale.id), code=code)
+    await items.fail_open(session, stale.id, code=code, message=message)
+    await lifecycle.fail_whole(session, stale, code=code, message=message)
+
+
+def _claimed_since(ago: timedelta) -> ColumnElement[bool]:
+    recently = func.greatest(item.started_at, item.progress_at, item.finished_at) > func.clock_timestamp() - ago
+    return select(item.run_id).where(item.run_id == run.id, recently).exists()
+
+
+async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
+    claimed = select(item.run_id).where(item.run_id == run_id, item.lease_token > 0)
+    return bool(await session.scalar(select(claimed.exists())))
+
+
+def _wake_after_commit(tx: Transaction, queue: Queue, run_id: uuid.UUID) -> None:
+    async def wake() -> None:
+        await queue.wake(run_id)
+
+    tx.after_commit.append(wake)

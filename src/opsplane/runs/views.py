@@ -1,0 +1,283 @@
+"""What REST and the CLI show of a run: the same words and numbers everywhere."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.errors import NotFound
+from opsplane.runbooks import registry
+from opsplane.runbooks.scopes import ScopeKind
+from opsplane.runs import summary
+from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
+from opsplane.runs.states import ItemState, Outcome, Status
+from opsplane.tenants.models import Tenant
+
+MAX_FAILURES = 100
+
+
+class ScopeOut(BaseModel):
+    """A scope; the tenant is named by both of its ids."""
+
+    kind: ScopeKind
+    tenant_id: uuid.UUID | None = None
+    tenant_external_id: str | None = None
+
+
+class ActorOut(BaseModel):
+    """Who started it; `system` is opsplane itself, as for the deploy hook."""
+
+    kind: str
+    display: str
+    break_glass: bool
+
+
+class ReasonOut(BaseModel):
+    """Why it was started."""
+
+    code: str
+    text: str
+
+
+class PreflightContext(BaseModel):
+    """What the preflight had counted."""
+
+    affected_count: int | None
+
+
+class ContextOut(BaseModel):
+    """Numbers of the whole run; counts of rows, but `skipped_count` of tenants in which nothing was wrong."""
+
+    preflight: PreflightContext
+    updated_count: int
+    skipped_count: int
+    error_count: int
+    duration_ms: int | None
+
+
+class FailureOut(BaseModel):
+    """Why a tenant, or the run as a whole, failed."""
+
+    tenant_id: uuid.UUID | None
+    tenant_external_id: str | None
+    code: str
+    message: str
+    at: datetime | None
+
+
+class ProgressOut(BaseModel):
+    """How far it is: `fraction` from 0 to 1, speed and time left while it runs."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)]
+    rows_per_s: float | None
+    eta_s: float | None
+
+
+class RunOut(BaseModel):
+    """An operation run."""
+
+    id: uuid.UUID
+    type: str
+    type_label: str
+    status: Status
+    outcome: Outcome
+    scope: ScopeOut
+    actor: ActorOut
+    source: str
+    reason: ReasonOut | None
+    release: str | None
+    summary_counts: dict[str, int]
+    context: ContextOut
+    failures: list[FailureOut]
+    progress: ProgressOut
+    stalled: bool
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    view_url: str
+
+
+class ItemOut(BaseModel):
+    """One tenant's part of a run."""
+
+    tenant_id: uuid.UUID | None
+    tenant_external_id: str | None
+    state: ItemState
+    updated_count: int
+    error_count: int
+    attempts: int
+    lost_count: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+def view_url(base_url: str, run_id: uuid.UUID) -> str:
+    """Where an operator sees the run."""
+    return f"{base_url}/system/ops/runs/{run_id}"
+
+
+async def show(session: AsyncSession, run_id: uuid.UUID, *, base_url: str) -> RunOut:
+    """One run with its counts of this moment and its failures.
+
+    Raises:
+        NotFound: 404.
+    """
+    row = (await session.execute(_runs().where(OperationRun.id == run_id))).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no run {run_id}.", run_id=str(run_id))
+    run: OperationRun = row[0]
+    counts = run.summary_counts if run.completed_at else await summary.count(session, run_id)
+    return _present(row, counts, await _failures(session, run), base_url=base_url)
+
+
+async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_url: str) -> list[RunOut]:
+    """Runs as a list shows them: counts as last stored, without failures."""
+    rows = await session.execute(runs)
+    return [_present(row, row[0].summary_counts, [], base_url=base_url) for row in rows]
+
+
+def newest_first(
+    *,
+    runbook: str | None = None,
+    status: Status | None = None,
+    outcome: Outcome | None = None,
+    tenant_id: uuid.UUID | None = None,
+    source: str | None = None,
+    before: uuid.UUID | None = None,
+    limit: int,
+) -> Select[*tuple[Any, ...]]:
+    """The runs of a list; ids sort by time, so a page goes on before the last id of the one before."""
+    runs = _runs().order_by(OperationRun.id.desc()).limit(limit)
+    filters = {
+        OperationRun.type: runbook,
+        OperationRun.status: status,
+        OperationRun.outcome: outcome,
+        OperationRun.tenant_id: tenant_id,
+        OperationRun.source: source,
+    }
+    for column, wanted in filters.items():
+        if wanted is not None:
+            runs = runs.where(column == wanted)
+    return runs if before is None else runs.where(OperationRun.id < before)
+
+
+async def items_page(
+    session: AsyncSession, run_id: uuid.UUID, *, after: int | None, limit: int
+) -> Sequence[Row[OperationRunItem, str]]:
+    """Items in their order of work, as (item, external id of the tenant)."""
+    items = (
+        select(OperationRunItem, Tenant.external_id)
+        .outerjoin(Tenant, Tenant.id == OperationRunItem.tenant_id)
+        .where(OperationRunItem.run_id == run_id)
+        .order_by(OperationRunItem.ordinal)
+        .limit(limit)
+    )
+    if after is not None:
+        items = items.where(OperationRunItem.ordinal > after)
+    return (await session.execute(items)).all()
+
+
+def present_item(item: OperationRunItem, external_id: str | None) -> ItemOut:
+    """One item."""
+    return ItemOut(
+        tenant_id=item.tenant_id,
+        tenant_external_id=external_id,
+        state=ItemState(item.state),
+        updated_count=item.updated_count,
+        error_count=item.error_count,
+        attempts=item.attempts,
+        lost_count=item.lost_count,
+        started_at=item.started_at,
+        finished_at=item.finished_at,
+    )
+
+
+def _runs() -> Select[*tuple[Any, ...]]:
+    elapsed_s = func.extract(
+        "epoch",
+        func.coalesce(OperationRun.completed_at, func.clock_timestamp())
+        - func.coalesce(OperationRun.started_at, OperationRun.created_at),
+    )
+    return select(OperationRun, Tenant.external_id, elapsed_s.label("elapsed_s")).outerjoin(
+        Tenant, Tenant.id == OperationRun.tenant_id
+    )
+
+
+def _present(
+    row: Row[*tuple[Any, ...]], counts: dict[str, int], failures: list[FailureOut], *, base_url: str
+) -> RunOut:
+    run, external_id, elapsed_s = row
+    return RunOut(
+        id=run.id,
+        type=run.type,
+        type_label=registry.find(run.type).title if registry.known(run.type) else run.type,
+        status=Status(run.status),
+        outcome=Outcome(run.outcome),
+        scope=ScopeOut(kind=ScopeKind(run.scope_kind), tenant_id=run.tenant_id, tenant_external_id=external_id),
+        actor=ActorOut(kind=run.initiator_kind, display=run.initiator_display, break_glass=run.break_glass),
+        source=run.source,
+        reason=ReasonOut(code=run.reason_code, text=run.reason_text) if run.reason_code else None,
+        release=run.release,
+        summary_counts=summary.checked(counts),
+        context=ContextOut(
+            preflight=PreflightContext(affected_count=run.preflight_affected_count),
+            updated_count=counts.get("updated", 0),
+            skipped_count=counts.get("skipped", 0),
+            error_count=counts.get("errors", 0),
+            duration_ms=run.context.get("duration_ms"),
+        ),
+        failures=failures,
+        progress=_progress(run, counts, float(elapsed_s)),
+        stalled=run.stalled_at is not None and run.completed_at is None,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        completed_at=run.completed_at,
+        view_url=view_url(base_url, run.id),
+    )
+
+
+def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float) -> ProgressOut:
+    if run.status == Status.COMPLETED:
+        return ProgressOut(fraction=1, rows_per_s=_rate(counts.get("updated", 0), elapsed_s), eta_s=None)
+    updated, affected = counts.get("updated", 0), run.preflight_affected_count
+    fraction = updated / affected if affected else counts.get("processed", 0) / max(1, counts.get("total", 0))
+    fraction = min(fraction, 0.999)  # it is over when its last tenant is, and not before
+    rate = _rate(updated, elapsed_s) if run.started_at else None
+    eta_s = max(0, affected - updated) / rate if affected and rate else None
+    return ProgressOut(fraction=round(fraction, 4), rows_per_s=rate, eta_s=eta_s and round(eta_s, 1))
+
+
+def _rate(rows: int, elapsed_s: float) -> float | None:
+    return round(rows / elapsed_s, 1) if elapsed_s > 0 else None
+
+
+async def _failures(session: AsyncSession, run: OperationRun) -> list[FailureOut]:
+    rows = await session.execute(
+        select(OperationRunFailure, Tenant.external_id)
+        .outerjoin(Tenant, Tenant.id == OperationRunFailure.tenant_id)
+        .where(OperationRunFailure.run_id == run.id)
+        .order_by(OperationRunFailure.id)
+        .limit(MAX_FAILURES)
+    )
+    failures = [
+        FailureOut(
+            tenant_id=failure.tenant_id,
+            tenant_external_id=external_id,
+            code=failure.code,
+            message=failure.message,
+            at=failure.created_at,
+        )
+        for failure, external_id in rows
+    ]
+    if run.failure_code and not failures:
+        message = run.failure_message or ""
+        failures.append(
+            FailureOut(
+                tenant_id=None, tenant_external_id=None, code=run.failure_code, message=message, at=run.completed_at
+            )
+        )
+    return failures
