@@ -13,6 +13,7 @@ import math
 import re
 import sqlite3
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,8 +29,9 @@ CHUNK_BYTES = 64 * 1024
 TOKEN_BYTES = 16 * 2**20  # one string or number
 ITEM_CHARS = 8 * 2**20  # what is kept of one result or rule
 TABLE_CHARS = 64 * 2**20  # what is kept of all rules, or of all artifact addresses
+SEEN_KIB = 32 * 1024  # cache for telling repeats apart
 MAX_DEPTH = 256
-MAX_DIGITS = 2000
+MAX_DIGITS = min(2000, (sys.get_int_max_str_digits() or 4300) // 2 - 1)
 TEXT_CHARS = 4000
 TITLE_CHARS = 500
 RULE_ID_CHARS = 500
@@ -93,8 +95,9 @@ def _values(*names: str) -> dict[str, _Shape]:
     return dict.fromkeys(names, _VALUE)
 
 
-def _in_runs(run: _Shape) -> _Shape:
-    return _object({"runs": _array(run)})
+def _of_runs(name: str, member: _Shape) -> _Shape:
+    """The members of this array of every run, each an item by itself."""
+    return _object({"runs": _array(_object({name: _array(member)}, is_item=True))})
 
 
 _RULE = _object(
@@ -142,8 +145,8 @@ _RESULT = _object(
     },
     is_item=True,
 )
-_RESULTS = _in_runs(_object({"results": _array(_RESULT)}))
-_ARTIFACTS = _in_runs(_object({"artifacts": _array(_object({"location": _object(_values("uri"))}, is_item=True))}))
+_RESULTS = _of_runs("results", _RESULT)
+_ARTIFACTS = _of_runs("artifacts", _object({"location": _object(_values("uri"))}, is_item=True))
 
 _Path = tuple[str | int, ...]
 
@@ -159,7 +162,7 @@ class _Frame:
 
     __slots__ = ("key", "shape", "value", "want")
 
-    def __init__(self, shape: _Shape, value: dict[str, Any] | list[Any]) -> None:
+    def __init__(self, shape: _Shape, value: dict[Any, Any] | list[Any]) -> None:
         self.shape = shape
         self.value = value
         self.key: str | int | None = -1 if isinstance(value, list) else None
@@ -171,6 +174,9 @@ _NESTING = {
     **dict.fromkeys(("end_map", "end_array"), -1),
     **dict.fromkeys(("map_key", "null", "boolean", "number", "string"), 0),
 }
+
+
+_EMPTY: dict[str, type[dict[str, Any]] | type[list[Any]]] = {"start_map": dict, "start_array": list}
 
 
 class _Walker:
@@ -195,24 +201,14 @@ class _Walker:
                 frame = frames[-1]
                 frame.key = value
                 frame.want = frame.shape.fields.get(value, frame.shape.rest)
-            elif (step := _NESTING[event]) < 0:
+            elif _NESTING[event] < 0:
                 frame = frames.pop()
                 if frame.shape.is_item:
                     yield self._item(frame.value)
             else:
-                want = self._next_wanted()
-                if want is None:
-                    skipping = step
-                elif step:
-                    skipping = self._open(want, {} if event == "start_map" else [])
-                    if skipping and want.is_item:
-                        yield self._item(frames[-1].value if frames and not want.is_item else _empty(event))
-                else:
-                    value = _clean(value) if event == "string" else value  # noqa: PLW2901
-                    if want.is_item:
-                        yield self._item(value)
-                    else:
-                        self._keep(value)
+                skipping, item = self._begin(event, value)
+                if item:
+                    yield item
         self._skipping = skipping
 
     def where(self) -> str:
@@ -222,37 +218,38 @@ class _Walker:
             path.pop()
         return _dotted(tuple(key for key in path if key is not None))
 
-    def _next_wanted(self) -> _Shape | None:
-        """Step to the next value; the shape of what is wanted of it."""
-        if not self._frames:
-            return self._root
-        frame = self._frames[-1]
-        if isinstance(frame.key, int):
+    def _begin(self, event: str, value: Any) -> tuple[int, _Item | None]:
+        """Take the next value, or begin to build it: how deep the skipping is, and the item if it is one."""
+        step = _NESTING[event]
+        frame = self._frames[-1] if self._frames else None
+        if frame and isinstance(frame.key, int):
             frame.key += 1
-        return frame.want
+        want = frame.want if frame else self._root
+        if want is None:
+            return step, None
+        value = _clean(value) if event == "string" else _EMPTY[event]() if step else value
+        if frame and not want.is_item:
+            self._keep(frame, value)
+        if step and want.kind is type(value):
+            self._frames.append(_Frame(want, value))
+            return 0, None
+        return step, self._item(value) if want.is_item else None
 
-    def _open(self, want: _Shape, value: dict[str, Any] | list[Any]) -> int:
-        """Begin to build this object or array; 1 if its inside is to be skipped, as it is of another kind."""
-        if not want.is_item:
-            self._keep(value)
-        if want.kind is not type(value):
-            return 1
-        self._frames.append(_Frame(want, value))
-        return 0
-
-    def _keep(self, value: Any) -> None:
-        frame = self._frames[-1]
-        self._chars += 100 + (len(value) if isinstance(value, str) else 0)
+    def _keep(self, frame: _Frame, value: Any) -> None:
+        self._chars += 100 + len(value) if isinstance(value, str) else 100
         if self._chars > ITEM_CHARS:
             raise _Refused(f"{self.where() or 'the document'}: is larger than {ITEM_CHARS} characters")
-        if isinstance(frame.value, list):
-            frame.value.append(value)
+        key, holder = frame.key, frame.value
+        if isinstance(holder, list):
+            holder.append(value)
             return
-        if frame.key in frame.value:
-            at = _dotted(tuple(f.key for f in self._frames[:-1] if f.key is not None))
-            raise _Refused(f"{at or 'top level'}: has {_show(frame.key)} twice")
-        frame.value[_clean(str(frame.key))] = value
-        self._chars += min(len(str(frame.key)), TEXT_CHARS)
+        if key in holder:
+            at = _dotted(tuple(above.key for above in self._frames[:-1] if above.key is not None))
+            raise _Refused(f"{at or 'top level'}: has {_show(key)} twice")
+        if frame.shape.rest:  # the name is the file's own
+            key = _clean(str(key))
+            self._chars += len(key)
+        holder[key] = value
 
     def _item(self, value: Any) -> _Item:
         chars, self._chars = self._chars, 0
@@ -262,24 +259,25 @@ class _Walker:
         return _Refused(f"{self.where() or 'top level'}: is nested deeper than {MAX_DEPTH} levels")
 
 
-def _empty(event: str) -> dict[str, Any] | list[Any]:
-    return {} if event == "start_map" else []
-
-
 def _clean(text: str) -> str:
-    """This text as Postgres can store it, cut to the longest that is of use."""
+    """The text as Postgres can store it, cut to the longest that is of use."""
     return text[:TEXT_CHARS].replace("\0", "\ufffd")
 
 
 def _dotted(path: _Path) -> str:
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
+    return "".join([f"[{key}]" if isinstance(key, int) else f".{_name(key)}" for key in path]).lstrip(".")
+
+
+def _name(key: str) -> str:
+    """A property for an error message: it may be the file's own, and no word."""
+    return key if key.isidentifier() else _show(key)[1:-1]
 
 
 def _show(value: Any) -> str:
     """A value of the file for an error message: one short line."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "an array"
-    shown = str(value) if isinstance(value, Decimal) else ascii(value)
+    shown = ascii(value) if isinstance(value, str) else json.dumps(value, default=str)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
@@ -338,7 +336,8 @@ class _Bytes:
         for start in (*range(0, len(data), MAX_DIGITS), max(0, len(data) - MAX_DIGITS)):
             window = data[start : start + MAX_DIGITS]
             if len(window) == MAX_DIGITS and window.isdigit():
-                raise _Refused(f"{self.position(self.offset + start)}: more than {MAX_DIGITS} digits in a row")
+                first = self.offset + len(data[:start].rstrip(b"0123456789"))
+                raise _Refused(f"{self.position(first)}: more than {MAX_DIGITS} digits in a row")
 
     def position(self, offset: int) -> str:
         """Line and column (in characters, both from 1) of the byte at this offset (from 0)."""
@@ -365,6 +364,8 @@ def _safe_length(data: bytes) -> int:
         end = escape.end()
         high = escape.start() if re.match(rb"\\u[dD][89abAB]", escape.group()) else -1
     opened = data.find(b"\\", end)
+    if 0 <= opened < len(data) - 6:  # no escape sequence at all: let the parser refuse it
+        return len(data)
     if high >= 0 and (end == len(data) or opened == end):
         return high
     return opened if opened >= 0 else len(data)
@@ -388,26 +389,27 @@ def _parser() -> tuple[list[tuple[str, Any]], Any]:
 
 def _stream(path: Path, shape: _Shape) -> Iterator[_Item]:
     """The items of this shape, in the order of the file."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise _Refused("is a folder" if path.is_dir() else "is not a regular file")
+    try:
+        mode = path.stat().st_mode
+    except ValueError:
+        raise _Refused("is not the name of a file") from None
+    if not stat.S_ISREG(mode):
+        raise _Refused("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
     with path.open("rb") as file:
         walker = _Walker(shape)
         events, parser = _parser()
         source = _Bytes(file)
         idle = 0
-        file_position = 0
         for data in source:
             try:
                 parser.send(data)
             except _PARSE_ERRORS as error:
                 raise _syntax_error(source, error) from None
-            file_position = file.tell()
             idle = 0 if events else idle + len(data)
             if idle > TOKEN_BYTES:
                 raise _Refused(f"{source.position(source.offset)}: no value ends within {TOKEN_BYTES} bytes")
             yield from walker.feed(events)
             events.clear()
-            file.seek(file_position)
         if not source.offset:
             raise _Refused("is empty")
         try:
@@ -416,6 +418,11 @@ def _stream(path: Path, shape: _Shape) -> Iterator[_Item]:
             inside = f" inside {walker.where()}" if walker.where() else ""
             raise _Refused(f"truncated: the file ends at byte {source.offset}{inside}") from None
         yield from walker.feed(events)
+
+
+def _members(path: Path, shape: _Shape) -> Iterator[_Item]:
+    """The items of a shape that `_of_runs` made, without the runs."""
+    return (item for item in _stream(path, shape) if len(item.path) > 2)
 
 
 def _syntax_error(source: _Bytes, error: Exception) -> _Refused:
@@ -503,11 +510,11 @@ _KIND_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "an ar
 
 
 def _get(holder: dict[str, Any], key: str, kind: type[T], at: str) -> T | None:
-    """This property, if it is there and not null."""
+    """The property, if it is there and not null."""
     value = holder.get(key)
     if value is None or isinstance(value, kind):
         return value
-    raise _Refused(f"{at}: {key} is not {_KIND_NAMES[kind]} but {_show(value)}")
+    raise _Refused(f"{at}: {_name(key)} is not {_KIND_NAMES[kind]} but {_show(value)}")
 
 
 def _get_object(holder: dict[str, Any], key: str, at: str) -> dict[str, Any]:
@@ -577,7 +584,7 @@ def _text(message: dict[str, Any], at: str) -> str | None:
 
 
 def _fill(text: str, arguments: list[Any]) -> str:
-    """This text with `{0}` replaced by the first argument, and so on."""
+    """The text with `{0}` replaced by the first argument, and so on."""
     if not arguments:
         return text
 
@@ -601,21 +608,25 @@ def _digest(*parts: Any) -> str:
 
 
 class _Occurrences:
-    """How often each digest was seen, in a private database that SQLite moves to disk when it grows."""
+    """How often each digest was seen, in a private database that SQLite moves to disk when it outgrows its cache.
+
+    It goes by 8 bytes of the digest: two that share them only get a higher number than they need.
+    """
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA synchronous = off")
-        self._db.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID")
+        self._db.execute(f"PRAGMA cache_size = -{SEEN_KIB}")
+        self._db.execute("PRAGMA journal_mode = off")
+        self._db.execute("CREATE TABLE seen (digest INTEGER PRIMARY KEY, times INTEGER NOT NULL)")
         self._db.execute("BEGIN")
 
     def add(self, digest: str) -> int:
         """Count it; 1 is the first time."""
-        row = self._db.execute(
-            "INSERT INTO seen VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1 RETURNING times",
-            (bytes.fromhex(digest),),
-        ).fetchone()
-        return int(row[0])
+        key = (int.from_bytes(bytes.fromhex(digest[:16]), signed=True),)
+        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, 1)", key).rowcount:
+            return 1
+        self._db.execute("UPDATE seen SET times = times + 1 WHERE digest = ?", key)
+        return int(self._db.execute("SELECT times FROM seen WHERE digest = ?", key).fetchone()[0])
 
     def close(self) -> None:
         self._db.close()
@@ -626,6 +637,7 @@ class SarifReader:
 
     Raises:
         InvalidInput: the file cannot be read or is not SARIF 2.1.0; findings before the fault may have been yielded.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -646,7 +658,7 @@ class SarifReader:
         try:
             self._read_head()
             with contextlib.closing(_Occurrences()) as occurrences:
-                for path, value, _ in _stream(self.path, _RESULTS):
+                for path, value, _ in _members(self.path, _RESULTS):
                     self.results += 1
                     if finding := self._finding(path, value, occurrences):
                         yield finding
@@ -670,7 +682,9 @@ class SarifReader:
             elif path[-2] == "rules":
                 self._run(path).component(path).add(_rule(value, at))
             else:
-                self._run(path).component(path).name = _get(_expect_object(value, at), "name", str, at) or ""
+                extension = _expect_object(value, at)
+                _get(extension, "rules", list, at)
+                self._run(path).component(path).name = _get(extension, "name", str, at) or ""
         if not isinstance(document, dict):
             raise _Refused(f"top level is not an object but {_show(document)}")
         if "version" not in document:
@@ -715,7 +729,9 @@ class SarifReader:
         if reason := _reason_to_skip(result, at):
             self.skipped[reason] += 1
             return None
-        run = self._run(path)
+        run = self._runs.get(int(path[1]))
+        if run is None:
+            raise _Refused(f"{at}: the file changed while it was read")
         rule_id, rule = _rule_of(result, run, at)
         level = _level(result, rule, at)
         message = _message(result, rule, at)
@@ -762,12 +778,12 @@ class SarifReader:
         raise _Refused(f"{at}: has no location")
 
     def _artifact(self, run: int, index: int | None, at: str) -> str | None:
-        """The address of an artifact that is named by number only; few tools do, so the table is read when asked for."""
+        """The address of an artifact that is named by number only; few tools do, so the table is read on demand."""
         if index is None:
             return None
         if self._artifacts is None:
             self._artifacts = {}
-            for path, value, chars in _stream(self.path, _ARTIFACTS):
+            for path, value, chars in _members(self.path, _ARTIFACTS):
                 here = _dotted(path)
                 self._charge(chars, here)
                 location = _get_object(_expect_object(value, here), "location", here)
@@ -783,6 +799,7 @@ def read(path: Path) -> Iterator[SarifFinding]:
 
     Raises:
         InvalidInput: the file cannot be read or is not SARIF 2.1.0; the message names it and the position.
+
     """
     yield from SarifReader(path)
 
@@ -823,9 +840,7 @@ def _component_of(reference: dict[str, Any], run: _Run, at: str) -> _Component:
     component = _get_object(reference, "toolComponent", at)
     index = _get_int(component, "index", at)
     if index is not None:
-        if index not in run.extensions:
-            raise _Refused(f"{at}: tool component {index} is not among the extensions of its tool")
-        return run.extensions[index]
+        return run.extensions.get(index) or _Component()
     if name := _get(component, "name", str, at):
         for candidate in (run.driver, *run.extensions.values()):
             if candidate.name == name:

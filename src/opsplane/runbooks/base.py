@@ -128,7 +128,7 @@ class RepairRunbook(Runbook):
         columns = class_mapper(cls.table).columns
         if cls.tenant_column not in columns:
             raise ConfigurationError(
-                f"The runbook {cls.key} forgets the tenant: {cls.table.__tablename__} has no column {cls.tenant_column}."
+                f"The runbook {cls.key} forgets the tenant: {cls.table.__name__} has no column {cls.tenant_column}."
             )
         keys = class_mapper(cls.table).primary_key
         if len(keys) != 1:

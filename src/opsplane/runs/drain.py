@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.config import Settings
 from opsplane.db import Database, first_line, is_unreachable, sqlstate
@@ -59,17 +60,17 @@ class Drainer:
             if lease is None:
                 await self._finalize(run_id)
                 return Drained.EMPTY
-            await self._repair(runbook, lease, size)
+            await self._repair(runbook, lease, size, ends=ends)
             if time.monotonic() > ends:
                 return Drained.SLICE_OVER
         return Drained.STOPPED
 
-    async def _repair(self, runbook: Runbook, lease: Lease, size: ChunkSize) -> None:
+    async def _repair(self, runbook: Runbook, lease: Lease, size: ChunkSize, *, ends: float) -> None:
         """Carry one tenant as far as it goes; every way out leaves its item ended, given back or lost to another."""
         try:
             current: Lease | None = lease
             while current is not None:
-                if self.stop.is_set():
+                if self.stop.is_set() or time.monotonic() > ends:
                     return await self._give_back(current)
                 current = await self._advance(runbook, current, size)
         except LeaseLost:
@@ -99,9 +100,9 @@ class Drainer:
         size.observe(chunk.updated, time.monotonic() - started)
         return None if done else stored
 
-    async def _another_pass(self, session: object, runbook: Runbook, lease: Lease, chunk: Chunk) -> bool:
+    async def _another_pass(self, session: AsyncSession, runbook: Runbook, lease: Lease, chunk: Chunk) -> bool:
         looked_at_everything = lease.cursor is None and chunk.updated == 0
-        if looked_at_everything or not await runbook.residue(session, lease.tenant_id):  # type: ignore[arg-type]
+        if looked_at_everything or not await runbook.residue(session, lease.tenant_id):
             return False
         if lease.passes + 1 >= MAX_PASSES:
             raise NotConverging

@@ -1,21 +1,45 @@
 """Heartbeats: which processes are alive and which runbooks they can run."""
 
+import asyncio
+import contextlib
 import os
 import socket
 import uuid
 from datetime import timedelta
 
+import structlog
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import __version__
+from opsplane.db import Database
+from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks import registry
 from opsplane.runs.models import Process
 
-WORKER = "worker"
+log = structlog.get_logger()
+
+WORKER, API = "worker", "api"
 BEAT_S = 5
 ALIVE_FOR = timedelta(seconds=30)
+
+
+async def beat_until(stop: asyncio.Event, db: Database, process_id: uuid.UUID, *, kind: str, slots: int) -> None:
+    """Beat every few seconds until `stop`, then leave; no failure ends the loop."""
+    while not stop.is_set():
+        try:
+            async with db.transaction() as tx:
+                await beat(tx.session, process_id, kind=kind, slots=slots)
+        except ServiceUnavailable:
+            pass  # logged where it was noticed
+        except Exception:
+            log.exception("heartbeat_failed")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), BEAT_S)
+    with contextlib.suppress(ServiceUnavailable):
+        async with db.transaction() as tx:
+            await leave(tx.session, process_id)
 
 
 async def beat(session: AsyncSession, process_id: uuid.UUID, *, kind: str, slots: int) -> None:

@@ -1,0 +1,1 @@
+"""The HTTP doors: they translate, and know nothing that the service does not."""

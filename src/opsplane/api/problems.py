@@ -1,0 +1,121 @@
+"""Errors as `application/problem+json` (RFC 9457), the same shape for every refusal and defect."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from opsplane.errors import OpsplaneError
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+
+
+class FieldProblem(BaseModel):
+    """One field that is wrong, as a JSON pointer into the request."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """What went wrong and the next move; `code` is stable, `detail` is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldProblem] | None = None
+
+
+class ProblemResponse(JSONResponse):
+    """A problem on the wire."""
+
+    media_type = MEDIA_TYPE
+
+
+def problem(
+    status: HTTPStatus, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
+) -> ProblemResponse:
+    """A problem document as a response."""
+    body = {
+        "type": f"urn:opsplane:problem:{code}",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        **extra,
+    }
+    return ProblemResponse(body, status_code=status, headers=dict(headers or {}))
+
+
+def not_found() -> ProblemResponse:
+    """The one 404 of a path that is not there, or that the caller may not know of."""
+    return problem(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here.")
+
+
+def install(app: FastAPI) -> None:
+    """Map refusals, HTTP errors, bad requests and defects; a mounted app ignores its parent's handlers."""
+    app.add_exception_handler(OpsplaneError, _refusal)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_request)
+    app.add_exception_handler(Exception, _defect)
+
+
+def responses(*refusals: type[OpsplaneError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route: its refusals by status, each with its codes."""
+    codes: dict[int, list[str]] = {HTTPStatus.UNPROCESSABLE_ENTITY: ["invalid_request"]}
+    for refusal in refusals:
+        codes.setdefault(int(refusal.status), []).append(refusal.code)
+    return {
+        status: {
+            "description": ", ".join(f"`{name}`" for name in names),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, names in sorted(codes.items())
+    }
+
+
+async def _refusal(_request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, OpsplaneError)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem(error.status, error.code, error.message, headers=headers, **error.extra)
+
+
+async def _http_error(_request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+        return not_found()
+    status = HTTPStatus(error.status_code)
+    return problem(status, status.phrase.lower().replace(" ", "_"), str(error.detail))
+
+
+async def _bad_request(_request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [_field(entry) for entry in error.errors()]
+    detail = "; ".join(f"{entry['pointer']}: {entry['detail']}" for entry in errors[:3])
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=errors)
+
+
+def _field(entry: Mapping[str, Any]) -> dict[str, str]:
+    # The input itself is never echoed: it may be a secret, and it may be markup.
+    pointer = "/" + "/".join(str(part) for part in entry["loc"])
+    return {"pointer": pointer, "detail": str(entry["msg"])}
+
+
+async def _defect(request: Request, error: Exception) -> ProblemResponse:
+    log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something unexpected happened; the log has the details."
+    )

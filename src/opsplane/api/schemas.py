@@ -1,0 +1,132 @@
+"""Bodies of the system API; unknown fields are refused."""
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
+from opsplane.runbooks.scopes import ScopeKind
+from opsplane.runs.states import Outcome, Status
+from opsplane.runs.views import ItemOut, RunOut, ScopeOut
+
+
+class Body(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScopeIn(Body):
+    """All tenants, or one by id or external id."""
+
+    kind: ScopeKind = ScopeKind.ALL_TENANTS
+    tenant_id: Annotated[str | None, Field(max_length=200, description="Id or external id.")] = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.kind is ScopeKind.SINGLE_TENANT) != (self.tenant_id is not None):
+            raise ValueError("single_tenant needs a tenant_id, all_tenants has none")
+        return self
+
+
+class ReasonIn(Body):
+    """Why; the service checks it, the same for every door."""
+
+    code: Annotated[
+        str, Field(max_length=50, json_schema_extra={"examples": list(ReasonCode)}, description=", ".join(ReasonCode))
+    ]
+    text: Annotated[str, Field(max_length=100_000, description=f"1 to {MAX_TEXT} characters.")]
+
+
+class PreflightIn(Body):
+    """What to look at."""
+
+    scope: ScopeIn = Field(default_factory=ScopeIn)
+
+
+class StartIn(Body):
+    """What to start; a preflight is made if none is named."""
+
+    scope: ScopeIn = Field(default_factory=ScopeIn)
+    preflight_id: uuid.UUID | None = None
+    confirmation: Annotated[str | None, Field(max_length=200)] = None
+    reason: ReasonIn | None = None
+    force: bool = False
+
+
+class PreflightOut(BaseModel):
+    """What a run would change, and what starting it takes."""
+
+    preflight_id: uuid.UUID
+    runbook: str
+    scope: ScopeOut
+    affected_count: int
+    total_count: int
+    estimated_tenants: int
+    reason_required: bool
+    confirmation_phrase: str | None
+    can_start: bool
+    computed_at: datetime
+    expires_at: datetime
+
+
+class LastRunOut(BaseModel):
+    """The newest run of a runbook."""
+
+    id: uuid.UUID
+    status: Status
+    outcome: Outcome
+    created_at: datetime
+    view_url: str
+
+
+class RunbookOut(BaseModel):
+    """A runbook and what starting it takes."""
+
+    id: str
+    version: int
+    title: str
+    description: str
+    scopes: list[ScopeKind]
+    confirmation_phrase: str
+    capability: str
+    on_deploy: bool
+    last_run: LastRunOut | None
+
+
+class TenantOut(BaseModel):
+    """A tenant that runbooks may target."""
+
+    id: uuid.UUID
+    external_id: str
+    name: str
+
+
+class RunbookPage(BaseModel):
+    """All runbooks; there are never so many that the list goes on."""
+
+    items: list[RunbookOut]
+    next_cursor: str | None
+
+
+class TenantPage(BaseModel):
+    """A page of tenants by external id."""
+
+    items: list[TenantOut]
+    next_cursor: str | None
+
+
+class RunPage(BaseModel):
+    """A page of runs, newest first."""
+
+    items: list[RunOut]
+    next_cursor: str | None
+
+
+class ItemPage(BaseModel):
+    """A page of a run's items, in their order of work."""
+
+    items: list[ItemOut]
+    next_cursor: str | None

@@ -1,0 +1,1 @@
+"""The worker process: arq rings, drains repair, the sweeper watches."""

@@ -1,0 +1,96 @@
+"""The arq side of a worker: its jobs carry a run id and start a drain."""
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import structlog
+from arq.worker import Worker, func
+from redis.exceptions import RedisError
+
+from opsplane.errors import ServiceUnavailable
+from opsplane.queue import DRAIN, QUEUE, Queue, connect, to_json
+from opsplane.runs.drain import Drained, Drainer
+
+log = structlog.get_logger()
+
+JOB_TIMEOUT_S = 3600  # a drain ends itself after a minute; arq, which would cancel it, must never be the one
+REDIS_TIMEOUT_S = 2.0
+PAUSE_S = 1.0
+
+
+class Bell:
+    """Listens to Redis until `stop`; `deaf` is set while Redis is away."""
+
+    def __init__(self, drainer: Drainer, queue: Queue, *, slots: asyncio.Semaphore, concurrency: int) -> None:
+        self._drainer, self._queue, self._slots = drainer, queue, slots
+        self._concurrency = concurrency
+        self.deaf = asyncio.Event()
+
+    async def listen(self) -> None:
+        """Serve arq jobs; when Redis fails, start anew until it is back."""
+        while not self._drainer.stop.is_set():
+            try:
+                await self._serve()
+            except (RedisError, OSError, TimeoutError) as error:
+                if not self.deaf.is_set():
+                    log.warning("redis_away", error=repr(error))
+                self.deaf.set()
+            await _pause(self._drainer.stop, PAUSE_S)
+
+    async def _serve(self) -> None:
+        worker = self._worker()
+        serving = asyncio.create_task(worker.async_run())
+        stopping = asyncio.create_task(self._drainer.stop.wait())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()
+            worker.allow_pick_jobs = False
+            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+        finally:
+            for task in worker.tasks.values():
+                task.add_done_callback(_forget)
+            stopping.cancel()
+            serving.cancel()
+            await asyncio.gather(serving, stopping, return_exceptions=True)
+            await worker.pool.aclose()
+
+    def _worker(self) -> Worker:
+        assert self._drainer.settings.redis_url is not None
+        return Worker(
+            functions=[func(self._drain, name=DRAIN, keep_result=0, timeout=JOB_TIMEOUT_S, max_tries=10_000)],  # type: ignore[arg-type]
+            queue_name=QUEUE,
+            redis_pool=connect(self._drainer.settings.redis_url, timeout_s=REDIS_TIMEOUT_S),
+            handle_signals=False,
+            max_jobs=self._concurrency,
+            poll_delay=0.25,
+            job_serializer=to_json,
+            job_deserializer=json.loads,
+            log_results=False,
+        )
+
+    async def _drain(self, _ctx: dict[Any, Any], run_id: str) -> None:
+        self.deaf.clear()
+        parsed = uuid.UUID(run_id)
+        try:
+            async with self._slots:
+                drained = await self._drainer.drain(parsed)
+        except ServiceUnavailable:
+            return  # logged where it was noticed; the sweeper rings again when the database is back
+        if drained in {Drained.SLICE_OVER, Drained.STOPPED}:
+            await self._queue.wake(parsed, jobs=1)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """A drain whose job cannot be marked as done in a Redis that is away has done its work all the same."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("job_not_acknowledged", error=repr(error))
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
