@@ -49,7 +49,7 @@ class Queue:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.redis.aclose()
+        await self.redis.aclose(close_connection_pool=True)
 
 
 def connect(redis_url: str, *, timeout_s: float) -> ArqRedis:

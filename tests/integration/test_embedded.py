@@ -114,12 +114,21 @@ def family(home: Path) -> list[psutil.Process]:
     return found
 
 
+def with_argument(home: Path, argument: str) -> list[psutil.Process]:
+    found = []
+    for process in family(home):
+        with suppress(psutil.NoSuchProcess):
+            if argument in process.cmdline():
+                found.append(process)
+    return found
+
+
 def sidecars(home: Path) -> list[psutil.Process]:
-    return [process for process in family(home) if "opsplane.embedded" in process.cmdline()]
+    return with_argument(home, "opsplane.embedded")
 
 
 def postmasters(home: Path) -> list[psutil.Process]:
-    return [process for process in family(home) if process.name() == "postgres" and "-D" in process.cmdline()]
+    return with_argument(home, "-D")
 
 
 def sockets(home: Path) -> list[Path]:
@@ -237,6 +246,7 @@ def test_an_orphan_with_other_settings_is_restarted_and_a_neighbour_left_alone(h
         for sidecar in sidecars(home):
             sidecar.kill()
         user.process.kill()
+        eventually(lambda: sidecars(home) == [])
         [orphan] = postmasters(home)
         with running(home, durable=True, valkey=False) as endpoints:
             assert ask(endpoints.database_url, "SHOW fsync") == "on"
@@ -309,6 +319,27 @@ def test_who_comes_while_the_server_stops_gets_a_server_that_answers(home: Path)
         comer.stdin.close()
     assert [comer.wait(timeout=60) for comer in comers] == [0, 0, 0]
     eventually(lambda: family(home) == [])
+
+
+def test_who_comes_during_a_slow_stop_waits_and_keeps_a_server_of_its_own(home: Path) -> None:
+    with User(home) as first, User(home) as second:
+        first.urls()
+        second.urls()
+        [stopping] = postmasters(home)
+        stopping.suspend()
+        first.process.kill()
+        second.process.kill()
+        eventually(lambda: not (home / "postgres" / "endpoint.json").exists())
+        with User(home) as newcomer:
+            time.sleep(1)
+            assert stopping.is_running()
+            stopping.resume()
+            [url, _] = newcomer.urls()
+            time.sleep(0.5)
+            assert ask(url, "SELECT 1") == 1
+            assert postmasters(home) != [stopping]
+            newcomer.leave()
+    assert family(home) == []
 
 
 def test_a_server_without_durability_is_refused_to_who_needs_it(home: Path) -> None:

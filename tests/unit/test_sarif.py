@@ -632,6 +632,28 @@ def test_a_character_may_cross_two_chunks(write: Write) -> None:
         assert "not UTF-8: " in refusal(write(cut))
 
 
+def test_a_broken_character_across_two_chunks_is_found(write: Write) -> None:
+    start = HEAD + b'"' + b"x" * (sarif.CHUNK_BYTES - len(HEAD) - 3)
+    path = write(start + b"\xe2\x82x")
+    assert f"(byte {len(start)}): not UTF-8: " in refusal(path)
+
+
+def test_only_an_escape_that_is_open_is_held_back() -> None:
+    for data, held in (
+        (b"text", 0),
+        (b"text\\n", 0),
+        (b"text\\", 1),
+        (b"text\\\\", 0),
+        (b"text\\u12", 4),
+        (b"text\\ud83d", 6),
+        (b"text\\ud83d\\ude", 10),
+        (b"text\\ud83d\\ude00", 0),
+        (b"text\\ud83d.", 0),
+        (b"text\\uZZZZ...", 0),
+    ):
+        assert len(data) - sarif._safe_length(data) == held, data
+
+
 def test_a_number_may_not_cross_two_chunks_to_hide_its_length(write: Write) -> None:
     """The parser would end the process."""
     for shift in range(0, 5000, 250):

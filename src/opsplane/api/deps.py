@@ -14,7 +14,7 @@ from opsplane.runbooks.service import Plane
 
 
 def plane(request: Request) -> Plane:
-    """Database, doorbell and settings of the process, from lifespan state."""
+    """Return what the lifespan opened for every request of this process."""
     found: Plane = request.state.plane
     return found
 

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import psutil
 
 from opsplane.embedded import places, processes
 from opsplane.embedded.places import Account
-from opsplane.embedded.rooms import Room
+from opsplane.embedded.rooms import Room, answers
 from opsplane.embedded.servers import Server
 from opsplane.errors import ServiceUnavailable
 
@@ -53,6 +52,7 @@ def prepare(room: Room, *, durable: bool) -> Server:
         account=account,
         data=data,
         url=f"postgresql://postgres@/{DATABASE}?host={quote(str(sockets))}",
+        socket=sockets / SOCKET,
         signals=(SIGINT, SIGQUIT),  # fast, then immediate
         ready=lambda pid: _ready(data, pid),
         clear=lambda: _clear(data, sockets),
@@ -125,9 +125,8 @@ def _clear(data: Path, sockets: Path) -> None:
     One whose process is dead stays: PostgreSQL needs it to check that the shared memory is unused, then removes it. But
     the id may belong to a stranger by now, or the note may be torn; PostgreSQL would refuse to start for ever.
     """
-    with socket.socket(socket.AF_UNIX) as client:
-        if client.connect_ex(str(sockets / SOCKET)) == 0:  # in another container, say: its processes are not visible
-            raise ServiceUnavailable(f"a server whose process is out of sight answers in {sockets}")
+    if answers(sockets / SOCKET):  # from another container, say, whose processes are not visible here
+        raise ServiceUnavailable(f"a server whose process is out of sight answers in {sockets}")
     lines = _lines(data)
     if not lines or not lines[0].isdigit() or psutil.pid_exists(int(lines[0])):
         (data / "postmaster.pid").unlink(missing_ok=True)

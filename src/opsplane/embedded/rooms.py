@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import time
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -33,6 +34,7 @@ class Endpoint:
     """Where a ready server answers, and whether it survives a power cut."""
 
     url: str
+    socket: str
     durable: bool
 
 
@@ -157,6 +159,23 @@ class Lock:
     def close(self) -> None:
         """Release, unless another process shares this opening."""
         os.close(self.fd)
+
+
+def answers(path: Path) -> bool:
+    """Whether a process listens on this Unix socket.
+
+    Raises:
+        PermissionError: this account may not ask.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1)
+        try:
+            client.connect(str(path))
+        except PermissionError:
+            raise
+        except OSError:
+            return False
+        return True
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ class Server:
     account: Account | None
     data: Path
     url: str
+    socket: Path
     signals: tuple[Signals, ...]
     """What stops it, from the gentlest on."""
     ready: Callable[[int], bool]

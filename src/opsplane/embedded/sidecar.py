@@ -31,9 +31,8 @@ class Asked:
 
 
 def main(argv: list[str]) -> int:
-    """Own the server of one room; the last argument is the descriptor that holds the room's sidecar lock."""
-    kind, home, durability, descriptor = argv
-    os.set_inheritable(int(descriptor), False)  # the server must not keep the lock alive
+    """Own the server of one room; this process inherited the descriptor that holds the room's sidecar lock."""
+    kind, home, durability = argv
     os.chdir("/")
     try:
         return _own(Room(Path(home), Kind(kind)), durable=durability == "durable")
@@ -49,7 +48,8 @@ def _own(room: Room, *, durable: bool) -> int:
     server = postgres.prepare(room, durable=durable) if room.kind is Kind.POSTGRES else valkey.prepare(room)
     process = _adopt(server) or _launch(server)
     try:
-        room.publish(Endpoint(server.url, durable=durable or room.kind is Kind.VALKEY))
+        safe = durable or room.kind is Kind.VALKEY  # which promises nothing
+        room.publish(Endpoint(server.url, str(server.socket), durable=safe))
         with Lock(room.users_lock) as seats:
             while not asked.to_end and processes.alive(process):
                 if seats.take(fcntl.LOCK_EX):

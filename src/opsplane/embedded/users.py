@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from opsplane.embedded.rooms import PAUSE_S, TIME_LIMIT_S, Endpoint, Kind, Lock, Room
+from opsplane.embedded.rooms import PAUSE_S, TIME_LIMIT_S, Endpoint, Kind, Lock, Room, answers
 from opsplane.errors import ConfigurationError, OpsplaneError, ServiceUnavailable
 
 STOP_LIMIT_S = 15.0
@@ -83,7 +83,7 @@ def _start(room: Room, *, durable: bool) -> int | None:
         if not life.take(fcntl.LOCK_EX):
             return None
         room.withdraw()
-        arguments = [room.kind.value, str(room.home), "durable" if durable else "fast", str(life.fd)]
+        arguments = [room.kind.value, str(room.home), "durable" if durable else "fast"]
         try:
             with room.open_log() as log:
                 log_start = log.tell()
@@ -107,10 +107,11 @@ def _wait_until_ready(room: Room, deadline: float) -> Endpoint | None:
     while time.monotonic() < deadline:
         try:
             endpoint = room.endpoint()
+            if endpoint is not None and answers(Path(endpoint.socket)):
+                return endpoint
         except (OSError, ValueError, TypeError) as error:
             raise _failure(room, "cannot be used by this account", str(error)) from None
-        if endpoint is not None:
-            return endpoint
+        # Not yet, or no more: a sidecar that has just lost its server, or its life, is gone in a moment.
         with Lock(room.sidecar_lock) as life:
             if life.take(fcntl.LOCK_SH):
                 return None

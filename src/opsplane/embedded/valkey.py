@@ -30,6 +30,7 @@ def prepare(room: Room) -> Server:
         account=None,
         data=data,
         url=f"unix://{quote(str(path))}?db=0",
+        socket=path,
         signals=(SIGTERM,),
         ready=lambda pid: _ready(path, pid),
         clear=lambda: path.unlink(missing_ok=True),

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from opsplane.db import Base, new_id
 
-SEVERITIES = ("critical", "high", "medium", "low", "informational")
+SLA_DAYS = {"critical": 3, "high": 7, "medium": 14, "low": 30, "informational": 90}
+SEVERITIES = tuple(SLA_DAYS)
 STATUSES = ("new", "triaged", "in_progress", "reopened", "resolved", "closed", "acknowledged")
 
 

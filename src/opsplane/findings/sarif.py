@@ -26,7 +26,7 @@ import ijson
 from opsplane.errors import InvalidInput, ServiceUnavailable
 
 CHUNK_BYTES = 64 * 1024
-TOKEN_BYTES = 16 * 2**20  # one string or number
+TOKEN_BYTES = 8 * 2**20  # one string or number
 ITEM_CHARS = 8 * 2**20  # what is kept of one result or rule
 TABLE_CHARS = 64 * 2**20  # what is kept of all rules, or of all artifact addresses
 SEEN_KIB = 32 * 1024  # cache for telling repeats apart

@@ -11,18 +11,18 @@ from opsplane.runs.models import OperationRunItem
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState
 
 # tenants … skipped count items, updated and errors count rows.
-KEYS = frozenset({"tenants", "total", "processed", "succeeded", "failed", "skipped", "updated", "errors"})
+KEYS = ("tenants", "total", "processed", "succeeded", "failed", "skipped", "updated", "errors")
 
 
 def checked(counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts, if every key is on the allow-list.
+    """The counts in the order of the allow-list, if every key is on it.
 
     Raises:
         ValueError: an unknown key, which is a programming error.
     """
-    if unknown := sorted(set(counts) - KEYS):
+    if unknown := sorted(set(counts) - set(KEYS)):
         raise ValueError(f"summary_counts does not know {', '.join(unknown)}")
-    return dict(counts)
+    return {key: counts[key] for key in KEYS if key in counts}
 
 
 async def count(session: AsyncSession, run_id: uuid.UUID) -> dict[str, int]:

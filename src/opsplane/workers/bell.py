@@ -55,7 +55,7 @@ class Bell:
             stopping.cancel()
             serving.cancel()
             await asyncio.gather(serving, stopping, return_exceptions=True)
-            await worker.pool.aclose()
+            await worker.pool.aclose(close_connection_pool=True)
 
     def _worker(self) -> Worker:
         assert self._drainer.settings.redis_url is not None

@@ -8,11 +8,10 @@ from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from opsplane.auth.capabilities import Capability
-from opsplane.findings.models import Finding
+from opsplane.findings.models import SLA_DAYS, Finding
 from opsplane.runbooks.base import RepairRunbook
 from opsplane.runbooks.registry import register
 
-SLA_DAYS = {"critical": 3, "high": 7, "medium": 14, "low": 30, "informational": 90}
 OPEN = ("new", "triaged", "in_progress", "reopened")
 
 status = case((Finding.status == "acknowledged", "triaged"), else_=Finding.status)

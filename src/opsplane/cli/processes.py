@@ -1,0 +1,59 @@
+"""Commands that run opsplane: up, serve, worker, migrate, doctor."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from opsplane import doctor as checks
+from opsplane import logs, migrate as migrations, runtime, serving
+from opsplane.cli import context, output
+from opsplane.config import load
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+def up(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes.")] = 2,
+) -> None:
+    """Run everything here: servers unless configured, migrations, API, workers."""
+    with context.errors(), runtime.servers(load()) as settings:
+        logs.configure(settings)
+        output.note(f"opsplane listens on http://{host}:{port}. Stop it with Ctrl-C.")
+        serving.up(settings, host=host, port=port, workers=workers)
+
+
+def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Run the API alone."""
+    with context.errors(), runtime.servers(load()) as settings:
+        logs.configure(settings)
+        serving.serve(settings, host=host, port=port)
+
+
+def worker(
+    with_parent: Annotated[bool, typer.Option("--with-parent", help="End when standard input closes.")] = False,
+) -> None:
+    """Run one worker process."""
+    with context.errors(), runtime.servers(load()) as settings:
+        asyncio.run(serving.work(settings, with_parent=with_parent))
+
+
+def migrate() -> None:
+    """Bring the database to this release's schema."""
+    with context.errors(), runtime.servers(load()) as settings:
+        logs.configure(settings)
+        done = asyncio.run(migrations.upgrade(settings))
+        output.note("Migrated." if done else "The database is up to date.")
+
+
+def doctor(as_json: output.AsJson = False) -> None:
+    """Check configuration, database and Redis, and say the next move."""
+    with context.errors(), runtime.servers(load()) as settings:
+        logs.configure(settings)
+        findings = asyncio.run(checks.examine(settings))
+        output.checks(findings, as_json=as_json)
+        if any(not finding.ok for finding in findings):
+            raise typer.Exit(4)

@@ -1,0 +1,94 @@
+"""Run the API and the workers as processes that end well."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+
+from opsplane import app, migrate, runtime
+from opsplane.config import Settings
+from opsplane.errors import ConfigurationError
+from opsplane.workers import supervisor
+
+log = structlog.get_logger()
+
+GRACE_S = 30
+CHECK_S = 0.5
+
+
+async def work(settings: Settings, *, with_parent: bool = False) -> None:
+    """A worker process until SIGTERM or, with `with_parent`, until standard input closes."""
+    async with runtime.opened(settings, application="opsplane-worker") as plane:
+        await runtime.require_schema(plane)
+        stop = supervisor.stop_on_signals()
+        if with_parent:
+            supervisor.stop_with_parent(stop)
+        await supervisor.work(plane, stop)
+
+
+def serve(settings: Settings, *, host: str, port: int) -> None:
+    """The API process until SIGTERM.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    _refuse_taken(host, port)
+    config = uvicorn.Config(
+        app.build(settings), host=host, port=port, log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )  # fmt: skip
+    uvicorn.Server(config).run()
+
+
+def up(settings: Settings, *, host: str, port: int, workers: int) -> None:
+    """API and workers in one process tree; `settings` must name both servers."""
+    asyncio.run(migrate.upgrade(settings))
+    with worker_processes(settings, workers):
+        serve(settings, host=host, port=port)
+
+
+@contextlib.contextmanager
+def worker_processes(settings: Settings, count: int) -> Iterator[None]:
+    """Worker processes beside this one; they end with it, however it ends."""
+    environment = os.environ | {
+        "OPSPLANE_DATABASE_URL": settings.database_url or "",
+        "OPSPLANE_REDIS_URL": settings.redis_url or "",
+    }
+    command = [sys.executable, "-m", "opsplane.cli.main", "worker", "--with-parent"]
+    # The pipe is the leash: its other end closes even when this process is killed.
+    processes = [subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) for _ in range(count)]  # noqa: S603
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in processes:
+            _wait(process)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        log.error("worker_killed", pid=process.pid, after_s=GRACE_S)
+        process.kill()
+        process.wait()
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Cannot listen on {host}:{port} ({error.strerror}); pick another with --port."
+            ) from None

@@ -1,0 +1,260 @@
+"""Carrying a run from queued to completed, whatever happens to its workers."""
+
+import asyncio
+import uuid
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select, text
+
+from opsplane.alerts.models import OutboxEvent
+from opsplane.audit.models import AuditEvent
+from opsplane.auth.actors import Actor
+from opsplane.runbooks.service import Plane
+from opsplane.runs import items, lifecycle, processes, summary, sweeper
+from opsplane.runs.drain import Drained
+from opsplane.runs.models import OperationRun, OperationRunItem
+from opsplane.tenants.models import Tenant
+from tests import support
+
+
+PLAIN = "test.effects.plain"
+ROWS = 40  # of each tenant, as in tests/runbooks/effects.py
+
+
+async def effects(plane: Plane) -> tuple[int, int]:
+    """Rows of `effects`, and how many of them are distinct."""
+    async with plane.db.reading() as session:
+        row = (await session.execute(text("SELECT count(*), count(DISTINCT (tenant_id, n)) FROM effects"))).one()
+    return row[0], row[1]
+
+
+async def test_a_run_does_every_tenant_exactly_once(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    run = (await support.start(plane, operator, PLAIN)).run
+    await asyncio.gather(*(support.drain(plane, run.id) for _ in range(3)))
+    done = await support.show(plane, run.id)
+    assert (done.status, done.outcome) == ("completed", "succeeded")
+    assert await effects(plane) == (3 * ROWS, 3 * ROWS)
+    assert done.summary_counts == {
+        "tenants": 3, "total": 3, "processed": 3, "succeeded": 3, "failed": 0, "skipped": 0,
+        "updated": 3 * ROWS, "errors": 0,
+    }  # fmt: skip
+    assert done.context.updated_count == 3 * ROWS
+    assert done.context.duration_ms is not None
+
+
+async def test_a_failing_tenant_is_listed_and_the_others_are_done(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run = (await support.start(plane, operator, "test.effects.fails")).run
+    await support.drain(plane, run.id)
+    done = await support.show(plane, run.id)
+    assert done.outcome == "partially_succeeded"
+    [failure] = done.failures
+    assert (failure.tenant_external_id, failure.code) == ("globex", "runbook_error")
+    assert failure.message == "ValueError: globex is broken"
+    assert await effects(plane) == (2 * ROWS + 20, 2 * ROWS + 20)
+    assert done.summary_counts["updated"] == 2 * ROWS + 20
+
+
+async def test_a_failed_run_leaves_one_event_in_the_outbox_and_a_good_one_none(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    await support.drain(plane, (await support.start(plane, operator, PLAIN)).run.id)
+    assert await support.count(plane, OutboxEvent) == 0
+    failed = (await support.start(plane, operator, "test.effects.fails")).run
+    await support.drain(plane, failed.id)
+    async with plane.db.reading() as session:
+        event = (await session.scalars(select(OutboxEvent))).one()
+    assert (event.kind, event.payload["run_id"]) == ("operations.run.failed", str(failed.id))
+
+
+async def test_start_and_end_of_a_run_are_audited(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    for runbook in (PLAIN, "test.effects.fails"):
+        await support.drain(plane, (await support.start(plane, operator, runbook)).run.id)
+    async with plane.db.reading() as session:
+        actions = [
+            row.action.rsplit(".", 1)[1] for row in await session.scalars(select(AuditEvent).order_by(AuditEvent.id))
+        ]
+    assert actions == ["preflight", "started", "completed", "preflight", "started", "failed"]
+
+
+async def test_a_failing_audit_breaks_no_run_and_is_logged_whole(
+    plane: Plane, operator: Actor, tenants: list[Tenant], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("ALTER TABLE audit_events ADD CONSTRAINT broken CHECK (false) NOT VALID"))
+    try:
+        run = (await support.start(plane, operator, PLAIN)).run
+        await support.drain(plane, run.id)
+    finally:
+        async with plane.db.transaction() as tx:
+            await tx.session.execute(text("ALTER TABLE audit_events DROP CONSTRAINT broken"))
+    assert (await support.show(plane, run.id)).outcome == "succeeded"
+    assert "audit_event_not_stored" in capsys.readouterr().out
+
+
+async def test_a_tenant_that_asks_to_be_retried_waits_and_is_retried(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run = (await support.start(plane, operator, "test.effects.transient")).run
+    for attempt in range(1, items.MAX_ATTEMPTS):
+        assert await support.drain(plane, run.id) is Drained.EMPTY
+        async with plane.db.transaction() as tx:
+            waiting = (
+                await tx.session.scalars(
+                    select(OperationRunItem).where(
+                        OperationRunItem.state == "pending", OperationRunItem.not_before.is_not(None)
+                    )
+                )
+            ).one()
+            assert waiting.attempts == attempt
+            waiting.not_before = None
+    await support.drain(plane, run.id)
+    done = await support.show(plane, run.id)
+    assert (done.outcome, done.failures[0].code) == ("partially_succeeded", "gave_up")
+
+
+async def begun(plane: Plane, operator: Actor, runbook: str = PLAIN) -> uuid.UUID:
+    run = (await support.start(plane, operator, runbook)).run
+    async with plane.db.transaction() as tx:
+        await lifecycle.begin(tx.session, run.id)
+    return run.id
+
+
+async def claim(plane: Plane, run_id: uuid.UUID, lease_s: float = 20) -> items.Lease:
+    async with plane.db.transaction() as tx:
+        lease = await items.claim(tx.session, run_id, uuid.uuid4(), lease_s=lease_s)
+    assert lease is not None
+    return lease
+
+
+async def test_no_two_workers_hold_the_same_tenant(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    run_id = await begun(plane, operator)
+    leases = [await claim(plane, run_id) for _ in tenants]
+    assert len({lease.item_key for lease in leases}) == 3
+    async with plane.db.transaction() as tx:
+        assert await items.claim(tx.session, run_id, uuid.uuid4(), lease_s=20) is None
+
+
+async def test_a_worker_that_lost_its_lease_cannot_commit(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    run_id = await begun(plane, operator)
+    zombie = await claim(plane, run_id, lease_s=0)
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    await claim(plane, run_id)
+    with pytest.raises(items.LeaseLost):
+        async with plane.db.transaction() as tx:
+            await tx.session.execute(text("INSERT INTO effects SELECT :t, 1"), {"t": zombie.tenant_id})
+            await items.fence(tx.session, zombie)
+    assert await effects(plane) == (0, 0)
+
+
+async def test_a_stop_gives_the_tenant_back_with_its_cursor(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator, "test.effects.slow")
+    worker = support.drainer(plane)
+    task = asyncio.create_task(worker.drain(run_id))
+    await asyncio.sleep(0.45)
+    worker.stop.set()
+    assert await task is Drained.STOPPED
+    written, _ = await effects(plane)
+    assert 0 < written < 3 * ROWS
+    async with plane.db.reading() as session:
+        states = set(await session.scalars(select(OperationRunItem.state)))
+        attempts = set(await session.scalars(select(OperationRunItem.attempts)))
+    assert states == {"pending"}
+    assert attempts == {0}
+    await support.drain(plane, run_id)
+    assert await effects(plane) == (3 * ROWS, 3 * ROWS)
+
+
+async def test_a_tenant_that_loses_its_worker_three_times_fails_and_the_others_are_done(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    for _ in range(items.MAX_LOST):
+        lease = await claim(plane, run_id, lease_s=0)
+        assert lease.tenant_id == tenants[0].id
+        async with plane.db.transaction() as tx:
+            await items.free_expired(tx.session)
+    await support.drain(plane, run_id)
+    done = await support.show(plane, run_id)
+    assert done.outcome == "partially_succeeded"
+    assert [(failure.tenant_external_id, failure.code) for failure in done.failures] == [("acme", "worker_lost")]
+
+
+async def test_workers_that_end_together_complete_the_run(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    for _ in range(20):
+        run = (await support.start(plane, operator, PLAIN, force=True)).run
+        await asyncio.gather(*(support.drain(plane, run.id) for _ in tenants))
+        assert (await support.show(plane, run.id)).status == "completed"
+
+
+async def test_the_sweeper_begins_and_completes_what_others_left(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run = (await support.start(plane, operator, PLAIN)).run
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await support.show(plane, run.id)).status == "running"
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("UPDATE operation_run_items SET state = 'succeeded'"))
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await support.show(plane, run.id)).outcome == "succeeded"
+
+
+async def test_a_queued_run_without_any_worker_fails_and_frees_its_scope(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run = (await support.start(plane, operator, PLAIN)).run
+    impatient = replace(plane, settings=plane.settings.model_copy(update={"stale_queued_s": 0}))
+    await sweeper.sweep(plane.db, plane.queue, impatient.settings)
+    done = await support.show(plane, run.id)
+    assert (done.outcome, done.failures[0].code) == ("failed", "no_worker")
+    await support.start(plane, operator, PLAIN)
+
+
+async def test_a_run_whose_runbook_no_living_worker_knows_fails(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run = (await support.start(plane, operator, PLAIN)).run
+    async with plane.db.transaction() as tx:
+        await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=2)
+        await tx.session.execute(text("UPDATE operation_runs SET runbook_version = 99"))
+    impatient = plane.settings.model_copy(update={"stale_queued_s": 0})
+    await sweeper.sweep(plane.db, plane.queue, impatient)
+    assert (await support.show(plane, run.id)).failures[0].code == "runbook_gone"
+
+
+async def test_a_run_that_waits_behind_a_healthy_queue_is_left_alone(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run = (await support.start(plane, operator, PLAIN)).run
+    async with plane.db.transaction() as tx:
+        await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=2)
+    await sweeper.sweep(plane.db, plane.queue, plane.settings.model_copy(update={"stale_queued_s": 0}))
+    assert (await support.show(plane, run.id)).status == "running"
+
+
+async def test_summary_counts_refuse_an_unknown_key() -> None:
+    with pytest.raises(ValueError, match="tenantz"):
+        summary.checked({"tenantz": 1})
+
+
+async def test_a_run_outlives_its_runbook(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    run = (await support.start(plane, operator, PLAIN)).run
+    await support.drain(plane, run.id)
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("UPDATE operation_runs SET type = 'gone.for.good'"))
+    assert (await support.show(plane, run.id)).type_label == "gone.for.good"
+
+
+async def test_start_answers_while_redis_is_away(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    deaf = replace(
+        plane, queue=type(plane.queue)(plane.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"}))
+    )
+    started = asyncio.get_running_loop().time()
+    run = (await support.start(deaf, operator, PLAIN)).run
+    assert asyncio.get_running_loop().time() - started < 1
+    await deaf.queue.close()
+    assert await support.count(plane, OperationRun, OperationRun.id == run.id, OperationRun.status == "queued") == 1

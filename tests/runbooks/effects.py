@@ -1,0 +1,83 @@
+"""Runbooks whose every act leaves a row in `effects`, so that doing something twice cannot hide."""
+
+import asyncio
+import os
+import uuid
+
+from sqlalchemy import Select, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane import Chunk, Cursor, Impact, Retry, Runbook, register
+from opsplane.tenants.models import Tenant
+
+ROWS = 40
+
+
+class Effects(Runbook):
+    """Writes ROWS numbered rows per tenant, `limit` at a time."""
+
+    title = "Effects"
+    capability = "platform.runbooks.test.effects"
+    confirmation_phrase = "BACKFILL"
+    chunk = 10
+    pause_s = 0.0
+
+    async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
+        count = await session.scalar(select(func.count()).select_from(tenants.subquery())) or 0
+        return Impact(affected=count * ROWS, total=count * ROWS, tenants=count)
+
+    async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+        first = cursor["next"] if cursor else 0
+        last = min(first + min(self.chunk, limit), ROWS)
+        await self.act(session, tenant, first)
+        await session.execute(
+            text("INSERT INTO effects (tenant_id, n) SELECT :tenant, generate_series(:first ::int, :last ::int)"),
+            {"tenant": tenant, "first": first, "last": last - 1},
+        )
+        await asyncio.sleep(self.pause_s)
+        return Chunk(updated=last - first, cursor={"next": last} if last < ROWS else None)
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        """What a test wants to happen in the middle."""
+
+    async def is_called(self, session: AsyncSession, tenant: uuid.UUID, name: str) -> bool:
+        """Whether the tenant has this external id."""
+        return bool(await session.scalar(select(Tenant.external_id == name).where(Tenant.id == tenant)))
+
+
+@register
+class Plain(Effects):
+    key = "test.effects.plain"
+
+
+@register
+class Slow(Effects):
+    key = "test.effects.slow"
+    pause_s = 0.3
+
+
+@register
+class FailsForGlobex(Effects):
+    key = "test.effects.fails"
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if first >= 20 and await self.is_called(session, tenant, "globex"):
+            raise ValueError("globex is broken\nDETAIL: bob@globex.example")
+
+
+@register
+class TransientForGlobex(Effects):
+    key = "test.effects.transient"
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if await self.is_called(session, tenant, "globex"):
+            raise Retry("not yet")
+
+
+@register
+class Poison(Effects):
+    key = "test.effects.poison"
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if await self.is_called(session, tenant, "globex"):
+            os._exit(9)

@@ -1,0 +1,95 @@
+"""What several tests do: make findings, start runs, work them off."""
+
+import asyncio
+import uuid
+from typing import Any
+
+from sqlalchemy import func, insert, select, text
+
+from opsplane.auth.actors import Actor
+from opsplane.db import new_id
+from opsplane.findings.models import Finding
+from opsplane.runbooks import service
+from opsplane.runbooks.service import Plane, Source, Started, StartOrder
+from opsplane.runs import views
+from opsplane.runs.drain import Drained, Drainer
+from opsplane.runs.views import RunOut
+from opsplane.tenants.models import Tenant
+
+BACKFILL = "findings.lifecycle.backfill"
+
+
+async def add_findings(plane: Plane, tenant: Tenant, count: int, **values: Any) -> None:
+    """Findings as they were written before the lifecycle existed."""
+    row = {
+        "workspace_id": tenant.workspace_id,
+        "tenant_id": tenant.id,
+        "external_ref": "R1",
+        "title": "old",
+        "severity": "high",
+        "status": "new",
+        **values,
+    }
+    async with plane.db.transaction() as tx:
+        for start in range(0, count, 1000):
+            batch = [{**row, "id": new_id(), "fingerprint": uuid.uuid4().hex} for _ in range(min(1000, count - start))]
+            await tx.session.execute(insert(Finding), batch)
+
+
+def order(runbook: str = BACKFILL, tenant: str | None = None, **values: Any) -> StartOrder:
+    """An order that lacks nothing."""
+    given: dict[str, Any] = {
+        "runbook": runbook,
+        "tenant": tenant,
+        "source": Source.CLI,
+        "reason": ("DATA_REPAIR", "a test"),
+        "confirmation": "BACKFILL",
+        **values,
+    }
+    return StartOrder(**given)
+
+
+async def start(plane: Plane, operator: Actor, runbook: str = BACKFILL, **values: Any) -> Started:
+    """Start a run."""
+    return await service.start(plane, order(runbook, **values), by=operator)
+
+
+def drainer(plane: Plane) -> Drainer:
+    """A worker's drains, without the worker."""
+    return Drainer(plane.db, plane.settings, uuid.uuid4(), asyncio.Event())
+
+
+async def drain(plane: Plane, run_id: uuid.UUID) -> Drained:
+    """Work on a run until nothing is left."""
+    return await drainer(plane).drain(run_id)
+
+
+async def show(plane: Plane, run_id: uuid.UUID) -> RunOut:
+    """The run as everybody sees it."""
+    async with plane.db.reading() as session:
+        return await views.show(session, run_id, base_url=plane.settings.base_url)
+
+
+async def wrong_count(plane: Plane) -> int:
+    """Wrong findings, counted by plain SQL that shares nothing with the runbook."""
+    async with plane.db.reading() as session:
+        return int(await session.scalar(text(PLAIN_SQL)) or 0)
+
+
+async def count(plane: Plane, table: Any, *conditions: Any) -> int:
+    """Rows of a table."""
+    async with plane.db.reading() as session:
+        return int(await session.scalar(select(func.count()).select_from(table).where(*conditions)) or 0)
+
+
+PLAIN_SQL = """
+    SELECT count(*) FROM findings JOIN tenants ON tenants.id = findings.tenant_id
+    WHERE tenants.external_id <> 'platform' AND (
+        status = 'acknowledged' OR first_seen_at IS NULL OR last_seen_at IS NULL
+        OR times_seen IS NULL OR times_seen < 1
+        OR (status IN ('new', 'triaged', 'in_progress', 'reopened', 'acknowledged')
+            AND (sla_days IS NULL OR due_at IS NULL))
+        OR (status IN ('triaged', 'in_progress', 'acknowledged') AND triaged_at IS NULL)
+        OR (status = 'resolved' AND resolved_at IS NULL)
+        OR (status = 'closed' AND closed_at IS NULL))
+"""
