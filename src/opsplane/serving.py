@@ -60,6 +60,7 @@ def worker_processes(settings: Settings, count: int) -> Iterator[None]:
     environment = os.environ | {
         "OPSPLANE_DATABASE_URL": settings.database_url or "",
         "OPSPLANE_REDIS_URL": settings.redis_url or "",
+        "OPSPLANE_LOG_LEVEL": settings.log_level,
     }
     command = [sys.executable, "-m", "opsplane.cli.main", "worker", "--with-parent"]
     # The pipe is the leash: its other end closes even when this process is killed.
@@ -78,7 +79,7 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(GRACE_S)
     except subprocess.TimeoutExpired:
-        log.error("worker_killed", pid=process.pid, after_s=GRACE_S)
+        log.warning("worker_killed", pid=process.pid, after_s=GRACE_S)
         process.kill()
         process.wait()
 

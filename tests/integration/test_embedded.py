@@ -115,12 +115,23 @@ def family(home: Path) -> list[psutil.Process]:
 
 
 def with_argument(home: Path, argument: str) -> list[psutil.Process]:
-    found = []
+    """Those started with this argument; a child that PostgreSQL has just forked still has its parent's."""
+    found = {}
     for process in family(home):
         with suppress(psutil.NoSuchProcess):
             if argument in process.cmdline():
-                found.append(process)
-    return found
+                found[process] = process.ppid()
+    return [process for process, parent in found.items() if parent not in {each.pid for each in found}]
+
+
+def kill(*processes: psutil.Process) -> None:
+    """Kill them and see them dead: the kernel drops the locks of a process a moment after its command line is gone."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            eventually(lambda process=process: process.status() == psutil.STATUS_ZOMBIE)  # type: ignore[misc]
 
 
 def sidecars(home: Path) -> list[psutil.Process]:
@@ -226,9 +237,7 @@ def test_a_killed_sidecar_costs_neither_data_nor_connections(home: Path) -> None
         url, redis_url = user.urls()
         ask(url, "CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (7)", "SELECT 1")
         servers = {process.pid for process in family(home)} - {process.pid for process in sidecars(home)}
-        for sidecar in sidecars(home):
-            sidecar.kill()
-        eventually(lambda: sidecars(home) == [])
+        kill(*sidecars(home))
         with running(home, durable=False) as endpoints:
             assert ask(endpoints.database_url, "SELECT n FROM kept") == 7
             assert [endpoints.database_url, endpoints.redis_url] == [url, redis_url]
@@ -239,14 +248,23 @@ def test_a_killed_sidecar_costs_neither_data_nor_connections(home: Path) -> None
     assert sockets(home) == []
 
 
+def test_the_last_user_to_leave_stops_servers_whose_sidecars_were_killed(home: Path) -> None:
+    with User(home, wanted="postgres valkey") as user:
+        user.urls()
+        kill(*sidecars(home))
+        assert len(sockets(home)) == 2
+        user.leave()
+    assert family(home) == []
+    assert sockets(home) == []
+
+
 def test_an_orphan_with_other_settings_is_restarted_and_a_neighbour_left_alone(home: Path) -> None:
     with User(home.parent / "neighbour") as neighbour, User(home) as user:
         ask(user.urls()[0], "CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (7)", "SELECT 1")
         url = neighbour.urls()[0]
-        for sidecar in sidecars(home):
-            sidecar.kill()
+        kill(*sidecars(home))
         user.process.kill()
-        eventually(lambda: sidecars(home) == [])
+        user.process.wait()
         [orphan] = postmasters(home)
         with running(home, durable=True, valkey=False) as endpoints:
             assert ask(endpoints.database_url, "SHOW fsync") == "on"
@@ -268,9 +286,7 @@ def test_a_killed_server_is_started_again_for_the_next_user(home: Path) -> None:
 def test_everything_killed_at_once_does_not_prevent_the_next_start(home: Path) -> None:
     with User(home, wanted="postgres valkey") as user:
         user.urls()
-        for process in (*sidecars(home), *family(home)):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill(*sidecars(home), *family(home))
     assert sockets(home) != []
     with running(home, durable=False) as endpoints:
         assert ask(endpoints.database_url, "SELECT 1") == 1

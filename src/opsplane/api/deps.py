@@ -13,8 +13,8 @@ from opsplane.errors import InvalidInput
 from opsplane.runbooks.service import Plane
 
 
-def plane(request: Request) -> Plane:
-    """Return what the lifespan opened for every request of this process."""
+def the_plane(request: Request) -> Plane:
+    """Hand over what the lifespan opened for every request of this process."""
     found: Plane = request.state.plane
     return found
 
@@ -39,7 +39,7 @@ def right(capability: Capability) -> Dependency:
     return dependency
 
 
-ThePlane = Annotated[Plane, Depends(plane)]
+ThePlane = Annotated[Plane, Depends(the_plane)]
 CanViewRunbooks = Annotated[Actor, right(Capability.RUNBOOKS_VIEW)]
 CanStartRunbooks = Annotated[Actor, right(Capability.RUNBOOKS_RUN)]
 CanViewRuns = Annotated[Actor, right(Capability.OPS_VIEW)]

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from opsplane import doctor as checks
-from opsplane import logs, migrate as migrations, runtime, serving
+from opsplane import logs, runtime, serving
+from opsplane import migrate as migrations
 from opsplane.cli import context, output
 from opsplane.config import load
 

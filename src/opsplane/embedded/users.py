@@ -112,11 +112,15 @@ def _wait_until_ready(room: Room, deadline: float) -> Endpoint | None:
         except (OSError, ValueError, TypeError) as error:
             raise _failure(room, "cannot be used by this account", str(error)) from None
         # Not yet, or no more: a sidecar that has just lost its server, or its life, is gone in a moment.
-        with Lock(room.sidecar_lock) as life:
-            if life.take(fcntl.LOCK_SH):
-                return None
+        if not _owned(room):
+            return None
         time.sleep(PAUSE_S)
     raise _failure(room, f"was not ready after {TIME_LIMIT_S:.0f} s", room.last_line())
+
+
+def _owned(room: Room) -> bool:
+    with Lock(room.sidecar_lock) as life:
+        return not life.take(fcntl.LOCK_SH)
 
 
 def _see_it_stop(room: Room, seat: Lock) -> None:
@@ -129,10 +133,13 @@ def _see_it_stop(room: Room, seat: Lock) -> None:
         seat.release()
         try:
             # Only in turn: a starter must not mistake this look for a living sidecar.
-            with Lock(room.start_lock) as turn, Lock(room.sidecar_lock) as life:
-                if turn.take(fcntl.LOCK_EX) and life.take(fcntl.LOCK_SH):
-                    return
-        except OpsplaneError:  # the folder was deleted
+            with Lock(room.start_lock) as turn:
+                if turn.take(fcntl.LOCK_EX) and not _owned(room):
+                    left_behind = room.endpoint()
+                    if left_behind is None:
+                        return
+                    _start(room, durable=left_behind.durable)  # the sidecar was killed; another stops its server
+        except (OpsplaneError, OSError):  # the folder was deleted
             return
         time.sleep(PAUSE_S)
 

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import case, func, literal_column, text
+from sqlalchemy import Result, case, func, literal_column, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -69,7 +69,7 @@ async def _upsert(session: AsyncSession, tenant: Tenant, batch: list[SarifFindin
     """Write one batch; returns how many of it are new."""
     statement = insert(Finding).values([_row(tenant, found) for found in batch])
     reopened = Finding.status.in_(ENDED)
-    written = await session.execute(
+    written: Result[bool] = await session.execute(
         statement.on_conflict_do_update(
             index_elements=["tenant_id", "fingerprint"],
             set_={

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, func
+from sqlalchemy import JSON, ForeignKey, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from opsplane.db import Base, new_id
@@ -39,5 +39,5 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     fingerprint: Mapped[str]
     run_id: Mapped[uuid.UUID | None]
-    response: Mapped[dict[str, Any] | None]
+    response: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # not jsonb: keeps the order
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

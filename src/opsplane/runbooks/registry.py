@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
+from opsplane.auth.capabilities import Capability
 from opsplane.errors import ConfigurationError, NotFound
 from opsplane.runbooks.base import Runbook
 
@@ -68,6 +69,11 @@ def known(key: str) -> bool:
 def every() -> list[Runbook]:
     """All runbooks, by title."""
     return sorted(_runbooks.values(), key=lambda runbook: runbook.title)
+
+
+def capabilities() -> frozenset[str]:
+    """Every capability there is: opsplane's own and those its runbooks ask for."""
+    return frozenset(str(capability) for capability in [*Capability, *(runbook.capability for runbook in every())])
 
 
 def load(folder: Path | None = None) -> None:

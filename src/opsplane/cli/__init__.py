@@ -1,0 +1,1 @@
+"""The command line: translates arguments into service calls, and refusals into one line and an exit code."""

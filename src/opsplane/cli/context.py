@@ -1,0 +1,84 @@
+"""What every command runs in: settings, servers, a plane, and one line for whatever goes wrong."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, TypeVar
+
+import structlog
+import typer
+
+from opsplane import config, logs, migrate, runtime
+from opsplane.auth import users
+from opsplane.auth.actors import Actor
+from opsplane.config import Settings
+from opsplane.errors import ConfigurationError, InvalidInput, NotFound, OpsplaneError, ServiceUnavailable
+from opsplane.runbooks.service import Plane
+
+log = structlog.get_logger()
+
+FAILED, USAGE, REFUSED, UNREACHABLE, TIMED_OUT, DEFECT, INTERRUPTED = 1, 2, 3, 4, 5, 70, 130
+
+AsUser = Annotated[str | None, typer.Option("--as", metavar="EMAIL", help="Act as this platform user.")]
+T = TypeVar("T")
+
+
+def run(act: Callable[[Plane], Awaitable[T]]) -> T:
+    """Run an act on a migrated plane; leaves with an exit code if it is refused or fails."""
+    with errors(), runtime.servers(load()) as settings:
+        return asyncio.run(_opened(settings, act))
+
+
+async def actor(plane: Plane, email: str | None) -> Actor:
+    """Who acts: the platform user named, else whoever is at the shell."""
+    if email is None:
+        return Actor.shell(runtime.os_user())
+    async with plane.db.reading() as session:
+        return await users.act_as(session, email)
+
+
+def load() -> Settings:
+    """The settings; log lines only from errors up unless asked for, so that they do not drown the answer."""
+    settings = config.load()
+    if "OPSPLANE_LOG_LEVEL" not in os.environ:
+        settings = settings.model_copy(update={"log_level": "ERROR"})
+    return settings
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turn every exception into one line on stderr and an exit code."""
+    try:
+        yield
+    except OpsplaneError as error:
+        fail(error.message, exit_code(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        log.exception("unexpected_error")
+        fail(f"unexpected {type(error).__name__}; the log has the details", DEFECT)
+
+
+def exit_code(error: OpsplaneError) -> int:
+    """The exit code of a refusal."""
+    if isinstance(error, ServiceUnavailable):
+        return UNREACHABLE
+    return USAGE if isinstance(error, ConfigurationError | InvalidInput | NotFound) else REFUSED
+
+
+def fail(message: str, code: int) -> None:
+    """Say one line and leave."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+async def _opened(settings: Settings, act: Callable[[Plane], Awaitable[T]]) -> T:
+    logs.configure(settings)
+    if config.load().database_url is None:
+        await migrate.upgrade(settings)  # nobody else looks after an embedded server
+    async with runtime.opened(settings, application="opsplane-cli") as plane:
+        await runtime.require_schema(plane)
+        return await act(plane)

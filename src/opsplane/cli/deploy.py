@@ -1,0 +1,81 @@
+"""The console script `opsplane-deploy`: migrate, then run what the release needs."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from opsplane import __version__, logs, migrate, runtime
+from opsplane.cli import context, output
+from opsplane.config import Settings
+from opsplane.runbooks import deploy
+from opsplane.runbooks.deploy import Deployed
+from opsplane.runs import processes
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help="Migrate, then run every runbook marked for deploy over all tenants; safe in N pods at once.")
+def main(
+    migrate_: Annotated[bool, typer.Option("--migrate/--no-migrate", help="Bring the schema up to date.")] = True,
+    release: Annotated[str, typer.Option(help="One run per release and runbook.")] = __version__,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="End with the runs' result.")] = True,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait.")] = None,
+    runbook: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    json_: output.AsJson = False,
+) -> None:
+    """Translate arguments, print results, leave with an exit code."""
+    ends = None if timeout is None else time.monotonic() + timeout
+    with context.errors(), runtime.servers(context.load()) as settings:
+        logs.configure(settings)
+        done = asyncio.run(_deploy(settings, migrate_, release, wait, ends, runbook or [], quiet=json_))
+    if json_:
+        output.as_json(
+            [{"runbook": result.runbook, "run": result.run and result.run.model_dump(mode="json")} for result in done]
+        )
+    raise typer.Exit(_exit_code(done, wait=wait))
+
+
+async def _deploy(
+    settings: Settings, migrate_: bool, release: str, wait: bool, ends: float | None, keys: list[str], *, quiet: bool
+) -> list[Deployed]:
+    say: Callable[[str], object] = str if quiet else typer.echo
+    if migrate_:
+        say("migrate: done" if await migrate.upgrade(settings) else "migrate: up to date")
+    done = []
+    async with runtime.opened(settings, application="opsplane-deploy") as plane:
+        await runtime.require_schema(plane)
+        async with plane.db.reading() as session:
+            if not await processes.live_workers(session):
+                output.note("No worker is alive yet; runs wait for the first one.")
+        for runbook in deploy.chosen(keys):
+            result = await deploy.run(plane, runbook, release=release, wait=wait, ends=ends)
+            say(f"{runbook.key}: {_in_words(result)}")
+            done.append(result)
+    return done
+
+
+def _in_words(result: Deployed) -> str:
+    run = result.run
+    if run is None:
+        return "nothing to do"
+    updated = f"{run.context.updated_count:,} rows updated"
+    return f"{run.status}, {run.outcome}, {updated}, {run.view_url}"
+
+
+def _exit_code(done: list[Deployed], *, wait: bool) -> int:
+    ends = [result.ended_well for result in done]
+    if False in ends:
+        return context.FAILED
+    return context.TIMED_OUT if wait and None in ends else 0
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,91 @@
+"""opsplane runs: list, show, watch."""
+
+import uuid
+from typing import Annotated
+
+import typer
+
+from opsplane.cli import context, output, watching
+from opsplane.runbooks.service import Plane, Source
+from opsplane.runs import views
+from opsplane.runs.states import Outcome, Status
+from opsplane.tenants import universe
+
+app = typer.Typer(no_args_is_help=True, help="What is running and what has run.")
+
+RunId = Annotated[uuid.UUID, typer.Argument(metavar="RUN", help="The run's id.")]
+
+
+@app.command("list")
+def list_(
+    runbook: Annotated[str | None, typer.Option(help="Only of this runbook.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only with this status.")] = None,
+    outcome: Annotated[Outcome | None, typer.Option(help="Only with this outcome.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only of this tenant's own runs.")] = None,
+    source: Annotated[Source | None, typer.Option(help="Only from this door.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
+    json_: output.AsJson = False,
+) -> None:
+    """List runs, newest first."""
+
+    async def act(plane: Plane) -> None:
+        async with plane.db.reading() as session:
+            tenant_id = None
+            if tenant is not None:
+                tenant_id = (await universe.pick(session, await universe.workspace_id(session), tenant)).id
+            wanted = views.newest_first(
+                runbook=runbook, status=status, outcome=outcome, tenant_id=tenant_id, source=source, limit=limit
+            )
+            found = await views.page(session, wanted, base_url=plane.settings.base_url)
+        if json_:
+            output.as_json(found)
+        else:
+            table = [
+                (
+                    run.id,
+                    run.type,
+                    output.scope(run),
+                    run.status,
+                    run.outcome,
+                    f"{run.context.updated_count:,}",
+                    run.source,
+                )
+                for run in found
+            ]
+            output.rows(
+                ("RUN", "RUNBOOK", "SCOPE", "STATUS", "OUTCOME", "UPDATED", "SOURCE"),
+                table,
+                empty="No run yet; start one: opsplane runbooks start KEY",
+            )
+
+    context.run(act)
+
+
+@app.command()
+def show(run_id: RunId, json_: output.AsJson = False) -> None:
+    """Show one run with its failures."""
+
+    async def act(plane: Plane) -> None:
+        async with plane.db.reading() as session:
+            output.run(await views.show(session, run_id, base_url=plane.settings.base_url), json_=json_)
+
+    context.run(act)
+
+
+@app.command()
+def watch(
+    run_id: RunId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait.")] = None,
+    json_: output.AsJson = False,
+) -> None:
+    """Follow a run with rate and time left until it ends; Ctrl-C leaves the run alone."""
+
+    async def act(plane: Plane) -> int:
+        done = await watching.until_done(plane, run_id, timeout_s=timeout)
+        if done is None:
+            output.note("Still going on.")
+        else:
+            output.run(done, json_=json_)
+        return watching.exit_code(done)
+
+    raise typer.Exit(context.run(act))

@@ -1,0 +1,43 @@
+"""Follow a run until it ends."""
+
+import asyncio
+import time
+import uuid
+
+from opsplane.cli import context, output
+from opsplane.runbooks.service import Plane
+from opsplane.runs import processes, views
+from opsplane.runs.states import Outcome, Status
+from opsplane.runs.views import RunOut
+
+POLL_S = 0.2
+
+
+async def until_done(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None) -> RunOut | None:
+    """The run once it is completed, with a live bar meanwhile; None when `timeout_s` passed first."""
+    await _warn_without_workers(plane)
+    ends = time.monotonic() + timeout_s if timeout_s is not None else None
+    with output.bar() as bar:
+        while True:
+            async with plane.db.reading() as session:
+                shown = await views.show(session, run_id, base_url=plane.settings.base_url)
+            bar.show(shown)
+            if shown.status is Status.COMPLETED:
+                return shown
+            if ends is not None and time.monotonic() > ends:
+                return None
+            await asyncio.sleep(POLL_S)
+
+
+def exit_code(shown: RunOut | None) -> int:
+    """0 succeeded, 1 not, 5 still going on."""
+    if shown is None:
+        return context.TIMED_OUT
+    return 0 if shown.outcome is Outcome.SUCCEEDED else context.FAILED
+
+
+async def _warn_without_workers(plane: Plane) -> None:
+    async with plane.db.reading() as session:
+        alive = await processes.live_workers(session)
+    if not alive:
+        output.note("No worker is alive, so the run waits. Start one in another terminal: opsplane worker")
