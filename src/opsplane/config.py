@@ -4,7 +4,6 @@ import difflib
 import os
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -110,7 +109,7 @@ class Settings(BaseSettings):
             raise ValueError("production needs an https:// OPSPLANE_BASE_URL, or cookies would travel in the clear")
         return self
 
-    @cached_property
+    @property
     def sqlalchemy_url(self) -> str:
         """The database's address for SQLAlchemy's asyncpg dialect; set only once a server is known."""
         assert self.database_url is not None, "no server is known yet"

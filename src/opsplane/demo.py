@@ -106,8 +106,8 @@ def scan(target: Path) -> bool:
     packages = [Path(sysconfig.get_path("purelib")) / name for name in SCANNED]
     command = [ruff, "check", "--isolated", "--no-cache", "--exit-zero", "--select=B,E,F,N,PL,RET,S,SIM,UP"]
     present = [str(package) for package in packages if package.is_dir()]
-    with target.open("wb") as report:
-        subprocess.run([*command, "--output-format=sarif", *present], stdout=report, check=True)  # noqa: S603
+    with target.open("wb") as report, target.with_suffix(".log").open("wb") as complaints:
+        subprocess.run([*command, "--output-format=sarif", *present], stdout=report, stderr=complaints, check=True)  # noqa: S603
     return True
 
 

@@ -33,7 +33,7 @@ class Right:
 
 
 def right(capability: Capability) -> Dependency:
-    """`who: Annotated[Actor, right(Capability.X)]` in a route."""
+    """What a route names: the operator of the request must have this capability."""
     dependency: Any = Depends(Right(capability))
     assert isinstance(dependency, Dependency)
     return dependency

@@ -33,7 +33,7 @@ class SystemGate:
         try:
             scope["state"]["operator"] = await _operator(plane, token)
         except OpsplaneError as refusal:
-            await problems.problem(refusal.status, refusal.code, refusal.message)(scope, receive, send)
+            await problems.refused(refusal)(scope, receive, send)
             return
         except Exception as error:
             log.exception("gate_failed", exc_info=error)

@@ -65,6 +65,12 @@ def not_found() -> ProblemResponse:
     return problem(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here.")
 
 
+def refused(error: OpsplaneError) -> ProblemResponse:
+    """A refusal as a problem document."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem(error.status, error.code, error.message, headers=headers, **error.extra)
+
+
 def install(app: FastAPI) -> None:
     """Map refusals, HTTP errors, bad requests and defects; a mounted app ignores its parent's handlers."""
     app.add_exception_handler(OpsplaneError, _refusal)
@@ -89,8 +95,7 @@ def responses(*refusals: type[OpsplaneError]) -> dict[int | str, dict[str, Any]]
 
 async def _refusal(_request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, OpsplaneError)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status is HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem(error.status, error.code, error.message, headers=headers, **error.extra)
+    return refused(error)
 
 
 async def _http_error(_request: Request, error: Exception) -> ProblemResponse:

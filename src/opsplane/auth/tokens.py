@@ -63,7 +63,7 @@ async def mint(
     )
     session.add(row)
     await session.flush()
-    return MintedToken(row, body + _checksum(body))
+    return MintedToken(row, body + checksum_of(body))
 
 
 async def authenticate(session: AsyncSession, token: str) -> Actor:
@@ -136,12 +136,13 @@ def _parse(token: str) -> tuple[str, str]:
     body, checksum = token[:-_CHECKSUM_LENGTH], token[-_CHECKSUM_LENGTH:]
     parts = body.split("_", 3)
     well_formed = len(parts) == 4 and parts[:2] == ["ops", PLANE] and len(parts[3]) == _SECRET_LENGTH
-    if not well_formed or not token.isascii() or not hmac.compare_digest(_checksum(body), checksum):
+    if not well_formed or not token.isascii() or not hmac.compare_digest(checksum_of(body), checksum):
         raise InvalidToken
     return parts[2], parts[3]
 
 
-def _checksum(body: str) -> str:
+def checksum_of(body: str) -> str:
+    """The last eight characters of a token: a typo is found without a query."""
     return f"{zlib.crc32(body.encode()):08x}"
 
 

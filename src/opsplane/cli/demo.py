@@ -56,8 +56,8 @@ async def _show(settings: Settings, *, tenants: int, findings: int) -> bool:
         seen = await service.preflight(plane, RUNBOOK, None, by=by, source=Source.CLI)
         counted = await demonstration.count_wrong(_plain(settings))
         output.note(
-            f"Preflight: {seen.affected_count:,} of {seen.total_count:,} findings in {seen.estimated_tenants:,} tenants "
-            f"are wrong. Plain SQL counts {counted:,}."
+            f"Preflight: {seen.affected_count:,} of {seen.total_count:,} findings are wrong, "
+            f"in {seen.estimated_tenants:,} tenants. Plain SQL counts {counted:,}."
         )
         first = await _run(plane, "The demo's backfill", by=by, force=False)
         output.run(first, json_=False)

@@ -45,10 +45,9 @@ def rows(columns: Sequence[str], values: Sequence[Sequence[object]], *, empty: s
 
 def facts(values: Mapping[str, object]) -> None:
     """Print labelled values."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+    width = max(len(label) for label in values)
     for label, value in values.items():
-        table.add_row(f"[dim]{label}[/dim]", "-" if value is None else str(value))
-    out.print(table)
+        out.print(f"[dim]{label:<{width}}[/dim]  {'-' if value is None else value}")
 
 
 def checks(findings: Sequence[Finding], *, as_json: bool) -> None:

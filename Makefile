@@ -1,0 +1,50 @@
+# The two commands: `make demo` and `make test`. Everything else is for developers.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv-$(VERSION)
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint types layers unit openapi lock wheel clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/installed ## Repair the findings of 250 tenants on real servers, then serve (ARGS=--no-serve ends instead)
+	$(BIN)/opsplane demo $(ARGS)
+
+test: lint types layers unit ## Run everything that CI runs
+
+lint: $(VENV)/installed ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed ## Check types, tests included
+	$(BIN)/mypy
+
+layers: $(VENV)/installed ## Check that imports point one way
+	$(BIN)/lint-imports
+
+unit: $(VENV)/installed ## Run the tests (ARGS="-k name" picks some)
+	$(BIN)/pytest $(ARGS)
+
+openapi: $(VENV)/installed ## Write openapi/system.json anew
+	$(BIN)/python -m opsplane.api.openapi
+
+lock: $(VENV)/installed ## Resolve requirements.lock anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev \
+		--no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+
+wheel: $(VENV)/installed ## Build dist/opsplane-*.whl
+	$(BIN)/python -m hatchling build -t wheel
+
+clean: ## Remove environments and caches
+	rm -rf .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "opsplane needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
