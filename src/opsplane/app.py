@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, select_autoescape
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from opsplane import data, logs, migrate, runtime
@@ -36,7 +37,9 @@ def build(settings: Settings) -> ASGIApp:
     app.add_api_route("/readyz", readyz, methods=["GET"])
     app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     app.mount("/static", StaticFiles(directory=data.ROOT / "static"))
-    app.mount("/system", SystemGate(system.build()))
+    gate = SystemGate(system.build())
+    app.mount("/system", gate)
+    app.router.routes.append(Route("/system", endpoint=gate))  # a mount does not match its own name
     return app
 
 

@@ -1,13 +1,20 @@
-"""For authors: prove that a runbook repairs, repairs nothing twice, keeps to its tenant and survives a kill."""
+"""For authors: prove that a runbook repairs, repairs nothing twice, keeps to its tenant and survives a kill.
+
+A pytest plugin (`pytest_plugins = ["opsplane.testing"]`); it needs pytest and pytest-asyncio (`opsplane[testing]`).
+"""
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+import pytest
+import pytest_asyncio
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane import embedded, migrate, runtime
 from opsplane.auth.actors import Actor
+from opsplane.config import Settings
 from opsplane.db import new_id
 from opsplane.runbooks import service
 from opsplane.runbooks.base import Runbook
@@ -68,3 +75,19 @@ async def _claim_and_vanish(plane: Plane, run_id: uuid.UUID) -> None:
         await items.free_expired(tx.session)
         state = await tx.session.scalar(select(OperationRunItem.state).where(OperationRunItem.run_id == run_id))
     assert state == "pending", state
+
+
+@pytest.fixture(scope="session")
+def opsplane_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of an embedded PostgreSQL and Valkey with opsplane's schema, for this test session alone."""
+    with embedded.running(tmp_path_factory.mktemp("opsplane"), durable=False) as endpoints:
+        settings = Settings(database_url=endpoints.database_url, redis_url=endpoints.redis_url)
+        asyncio.run(migrate.upgrade(settings))
+        yield settings
+
+
+@pytest_asyncio.fixture
+async def opsplane_plane(opsplane_settings: Settings) -> AsyncIterator[Plane]:
+    """What `assert_repairs` needs; your own tables are yours to create."""
+    async with runtime.opened(opsplane_settings) as plane:
+        yield plane

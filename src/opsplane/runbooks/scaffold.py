@@ -38,15 +38,20 @@ class {name}(RepairRunbook):
 
 TEST = '''"""{title} keeps the promises of every runbook."""
 
+from pathlib import Path
+
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import testing
 from opsplane.db import new_id
 from opsplane.findings.models import Finding
-from opsplane.runbooks.registry import find
+from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
+
+pytest_plugins = ["opsplane.testing"]
+registry.load(Path(__file__).parents[1])
 
 
 async def seed(session: AsyncSession, tenant: Tenant) -> int:
@@ -72,7 +77,7 @@ async def seed(session: AsyncSession, tenant: Tenant) -> int:
 
 
 async def test_{slug}_repairs_exactly_what_is_wrong(opsplane_plane: Plane) -> None:
-    await testing.assert_repairs(opsplane_plane, type(find("{key}")), seed=seed)
+    await testing.assert_repairs(opsplane_plane, type(registry.find("{key}")), seed=seed)
 '''
 
 
