@@ -193,7 +193,7 @@ async def test_a_bad_expired_or_revoked_token_is_401_everywhere(plane: Plane, an
     assert (await anonymous.get("/system/nothing")).status_code == 404
     for ending in ("expires_at = now()", "revoked_at = now(), expires_at = now() + interval '1 day'"):
         async with plane.db.transaction() as tx:
-            await tx.session.execute(text(f"UPDATE api_tokens SET {ending}"))  # noqa: S608
+            await tx.session.execute(text(f"UPDATE api_tokens SET {ending}"))
         assert (await anonymous.get("/system/nothing")).json()["code"] == "invalid_token"
 
 

@@ -404,6 +404,22 @@ def test_binaries_the_account_cannot_read_are_copied_not_opened(tmp_path: Path) 
         assert account is None or account.may(found / "postgres", 5)
 
 
+def test_a_throwaway_place_is_removed_once_its_home_is_gone_and_a_lasting_one_never(home: Path) -> None:
+    def place_of(name: str, *, durable: bool) -> Path:
+        inner = home.parent / name / "home"
+        inner.parent.mkdir(mode=0o700)
+        with running(inner, durable=durable, valkey=False):
+            place = Path(postmasters(inner)[0].cwd()).parent
+        shutil.rmtree(inner)
+        return place
+
+    lasting, gone, last = (place_of(name, durable=name == "lasting") for name in ("lasting", "gone", "last"))
+    assert not gone.exists()
+    assert lasting.exists() == last.exists() == (os.geteuid() == 0)
+    for place in (lasting, last):
+        shutil.rmtree(place, ignore_errors=True)
+
+
 @pytest.mark.parametrize("name", ["x" * 200, "two words, a comma and 50% ünicode"])
 def test_a_home_no_socket_path_can_name_gets_short_sockets_of_its_own(home: Path, name: str) -> None:
     inner = home / name / "home"

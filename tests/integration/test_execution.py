@@ -17,7 +17,6 @@ from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.tenants.models import Tenant
 from tests import support
 
-
 PLAIN = "test.effects.plain"
 ROWS = 40  # of each tenant, as in tests/runbooks/effects.py
 

@@ -67,7 +67,7 @@ RULES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("lacks", "becomes"), RULES, ids=lambda value: ",".join(value))
+@pytest.mark.parametrize(("lacks", "becomes"), RULES, ids=str)
 async def test_a_broken_rule_is_repaired_and_nothing_else_changes(
     plane: Plane, operator: Actor, tenants: list[Tenant], lacks: dict[str, Any], becomes: dict[str, Any]
 ) -> None:

@@ -241,7 +241,7 @@ def test_a_mistake_gets_one_line_and_its_exit_code(
         assert len(errors) == 1, answer.stderr
 
 
-async def test_a_scaffolded_runbook_passes_its_own_test(tmp_path: Path, commands: Commands) -> None:
+def test_a_scaffolded_runbook_passes_its_own_test(tmp_path: Path, commands: Commands) -> None:
     written = commands.run("new", "runbook", "demo.times-seen.repair", "--into", str(tmp_path / "books"))
     assert written.returncode == 0, written.stderr
     again = commands.run("new", "runbook", "demo.times-seen.repair", "--into", str(tmp_path / "books"))

@@ -211,7 +211,7 @@ async def test_one_idempotency_key_is_one_run_and_one_answer(
 async def test_mixed_starts_at_once_never_leave_two_overlapping_runs(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    picker = random.Random(7)  # noqa: S311
+    picker = random.Random(7)
     for _ in range(25):
         scopes = [picker.choice([None, "acme", "globex", "initech"]) for _ in range(8)]
         answers = await asyncio.gather(

@@ -12,9 +12,10 @@ import stat
 import subprocess
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from opsplane.embedded import processes
+from opsplane.embedded.accounts import Account
 from opsplane.embedded.rooms import Room, write_whole
 from opsplane.errors import ConfigurationError
 
@@ -22,26 +23,9 @@ USER = "embedded_postgres"
 SOCKET_PATH_LIMIT = 100  # of 108 bytes on Linux and 104 on macOS
 # asyncpg and PostgreSQL both split lists of sockets at commas.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_./@+-]+")
-# /var/lib first: what lies in /var/tmp is deleted, file by file, after a month without use.
-OPEN_PLACES = ("/var/lib", "/var/tmp", tempfile.gettempdir(), "/tmp")  # noqa: S108
-
-
-@dataclass(frozen=True)
-class Account:
-    """An unprivileged account that root lends to PostgreSQL, which refuses to run as root."""
-
-    uid: int
-    gid: int
-
-    def may(self, path: Path, bits: int) -> bool:
-        """Whether mode and owner of `path` give this account `bits` (4 read, 2 write, 1 search)."""
-        facts = path.stat()
-        shift = 6 if facts.st_uid == self.uid else 3 if facts.st_gid == self.gid else 0
-        return (facts.st_mode >> shift) & bits == bits
-
-    def reaches(self, folder: Path) -> bool:
-        """Whether it may pass through every folder down to this one."""
-        return all(self.may(each, 1) for each in (folder, *folder.parents))
+# Not /var/tmp for data that must last: what lies there is deleted, file by file, after a month without use.
+LASTING = ("/var/lib", "/var/tmp", tempfile.gettempdir())  # noqa: S108
+THROWAWAY = ("/var/tmp", tempfile.gettempdir(), "/tmp")  # noqa: S108
 
 
 def account(data: Path | None) -> Account | None:
@@ -73,13 +57,26 @@ def remembered(room: Room) -> Path | None:
     return place
 
 
-def base(room: Room, account: Account | None) -> Path:
-    """The folder that takes the data: the room itself, or an open place if the account cannot reach the room."""
+def base(room: Room, account: Account | None, *, durable: bool) -> Path:
+    """The folder that takes the data: the room itself, or an open place if the account cannot reach the room.
+
+    A lasting place survives its HOME, which may have been moved or be on a volume that is not mounted. A throwaway one,
+    of tests, is removed when another is made and its room is no more.
+    """
     if account is None or account.reaches(room.folder):
         return room.folder
-    place = _make(OPEN_PLACES, account, mode=0o711)
+    if not durable:
+        _remove_abandoned()
+    place = _make(LASTING if durable else THROWAWAY, account, mode=0o711)
+    if not durable:
+        write_whole(place / "throwaway", str(room.folder))
     write_whole(room.folder / "place", str(place))
     return place
+
+
+def keep(place: Path) -> None:
+    """Make a throwaway place a lasting one."""
+    (place / "throwaway").unlink(missing_ok=True)
 
 
 def binaries(package: Path, base: Path, account: Account | None) -> Path:
@@ -148,6 +145,16 @@ def _readable(tree: Path, account: Account) -> bool:
         for path in tree.rglob("*")
         if not path.is_symlink()
     )
+
+
+def _remove_abandoned() -> None:
+    for candidate in THROWAWAY:
+        for note in Path(candidate).resolve().glob("opsplane-*/throwaway"):
+            place = note.parent
+            with suppress(OSError):
+                ours = note.stat().st_uid == place.stat().st_uid == os.geteuid() and not place.is_symlink()
+                if ours and not Path(note.read_text()).exists() and not processes.inside(place / "data", "postgres"):
+                    shutil.rmtree(place, ignore_errors=True)
 
 
 def _make(candidates: tuple[str, ...], account: Account | None, *, mode: int, name: str = "") -> Path:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import psutil
 
 from opsplane.embedded import places, processes
-from opsplane.embedded.places import Account
+from opsplane.embedded.accounts import Account
 from opsplane.embedded.rooms import Room, answers
 from opsplane.embedded.servers import Server
 from opsplane.errors import ServiceUnavailable
@@ -38,7 +38,9 @@ def prepare(room: Room, *, durable: bool) -> Server:
     """Everything but the start: account, place, binaries, data with the database `opsplane`, socket folder."""
     known = places.remembered(room)
     account = places.account((known or room.folder) / "data")
-    base = known or places.base(room, account)
+    base = known or places.base(room, account, durable=durable)
+    if known is not None and durable:
+        places.keep(known)
     binaries = places.binaries(_package(), base, account)
     data = base / "data"
     settings = SETTINGS | ({} if durable else FAST)

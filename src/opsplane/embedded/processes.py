@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from opsplane.embedded.places import Account
+from opsplane.embedded.accounts import Account
 from opsplane.embedded.rooms import PAUSE_S
 
 PATIENCE_S = 20.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 
-from opsplane.embedded.places import Account
+from opsplane.embedded.accounts import Account
 
 
 @dataclass(frozen=True)

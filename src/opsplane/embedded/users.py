@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,13 @@ def running(home: Path, *, durable: bool = True, postgres: bool = True, valkey: 
         home = home.resolve()
     except (OSError, RuntimeError) as error:  # a loop of symbolic links
         raise ConfigurationError(f"OPSPLANE_HOME {home} cannot be used: {error}") from None
+    wanted = [kind for kind, asked in ((Kind.POSTGRES, postgres), (Kind.VALKEY, valkey)) if asked]
     with ExitStack() as stack:
-        urls: dict[Kind, str] = {}
-        for kind, wanted in ((Kind.POSTGRES, postgres), (Kind.VALKEY, valkey)):
-            if wanted:
-                urls[kind] = stack.enter_context(_using(Room(home, kind), durable=durable)).url
+        with ThreadPoolExecutor(2, "embedded") as both:  # side by side: half of a start is a Python that loads
+            starts = {
+                kind: both.submit(stack.enter_context, _using(Room(home, kind), durable=durable)) for kind in wanted
+            }
+        urls = {kind: start.result().url for kind, start in starts.items()}
         yield Endpoints(urls.get(Kind.POSTGRES), urls.get(Kind.VALKEY))
 
 
