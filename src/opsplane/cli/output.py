@@ -78,7 +78,7 @@ def run(shown: RunOut, *, json_: bool) -> None:
         "Tenants": f"{counts.get('processed', 0):,} of {counts.get('total', 0):,} done: "
         f"{counts.get('succeeded', 0):,} repaired, {counts.get('skipped', 0):,} had nothing to repair, "
         f"{counts.get('failed', 0):,} failed",
-        "Rows": f"{shown.context.updated_count:,} updated of {shown.context.preflight.affected_count or 0:,} seen wrong",
+        "Rows": f"{shown.context.updated_count:,} updated, {shown.context.preflight.affected_count or 0:,} seen wrong",
         "Took": f"{shown.context.duration_ms / 1000:.1f} s" if shown.context.duration_ms is not None else None,
         "View": shown.view_url,
     })  # fmt: skip
