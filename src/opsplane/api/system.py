@@ -4,7 +4,6 @@ import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.api import problems
@@ -60,13 +59,19 @@ ops = APIRouter(prefix="/ops")
 @ops.get("/runbooks", responses=problems.responses(*ALWAYS))
 async def list_runbooks(who: CanViewRunbooks, plane: ThePlane) -> RunbookPage:
     """Every runbook with its last run."""
-    return RunbookPage(items=[await _runbook(plane, runbook) for runbook in registry.every()], next_cursor=None)
+    async with plane.db.reading() as session:
+        last = await views.last_runs(session)
+    items = [_runbook(plane, runbook, last.get(runbook.key)) for runbook in registry.every()]
+    return RunbookPage(items=items, next_cursor=None)
 
 
 @ops.get("/runbooks/{key}", responses=problems.responses(*ALWAYS, RunbookNotFound))
 async def show_runbook(key: str, who: CanViewRunbooks, plane: ThePlane) -> RunbookOut:
     """One runbook with its last run."""
-    return await _runbook(plane, registry.find(key))
+    runbook = registry.find(key)
+    async with plane.db.reading() as session:
+        last = await views.last_runs(session)
+    return _runbook(plane, runbook, last.get(key))
 
 
 @ops.post(
@@ -164,7 +169,6 @@ async def list_items(
     """The run's items, one a tenant, in their order of work."""
     after = _as_int(decode_cursor(cursor))
     async with plane.db.reading() as session:
-        await views.show(session, run_id, base_url=plane.settings.base_url)
         rows = await views.items_page(session, run_id, after=after, limit=limit + 1)
     more = len(rows) > limit
     return ItemPage(
@@ -211,11 +215,7 @@ def build() -> FastAPI:
     return app
 
 
-async def _runbook(plane: Plane, runbook: Runbook) -> RunbookOut:
-    async with plane.db.reading() as session:
-        last = await session.scalar(
-            select(OperationRun).where(OperationRun.type == runbook.key).order_by(OperationRun.id.desc()).limit(1)
-        )
+def _runbook(plane: Plane, runbook: Runbook, last: OperationRun | None) -> RunbookOut:
     return RunbookOut(
         id=runbook.key,
         version=runbook.version,

@@ -10,12 +10,13 @@ from typing import Any
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.config import Settings
-from opsplane.db import Database, Transaction, sqlstate
+from opsplane.db import Database, sqlstate
 from opsplane.errors import Conflict, OpsplaneError
 from opsplane.queue import Queue
 from opsplane.runbooks import idempotency, locks, preflights, registry
@@ -24,7 +25,7 @@ from opsplane.runbooks.locks import ScopeLocked
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.reasons import Reason, ReasonRequired
 from opsplane.runbooks.scopes import Scope
-from opsplane.runs import views
+from opsplane.runs import lifecycle, views
 from opsplane.runs.models import OperationRun
 from opsplane.runs.views import RunOut
 
@@ -103,24 +104,7 @@ async def preflight(plane: Plane, key: str, tenant: str | None, *, by: Actor, so
         PreflightTooSlow: 503.
     """
     by.require(Capability.RUNBOOKS_VIEW)
-    runbook = registry.find(key)
-    async with plane.db.reading() as session:
-        scope = await Scope.resolve(session, tenant)
-    impact = await preflights.look(plane.db, plane.settings, runbook, scope)
-    async with plane.db.transaction() as tx:
-        kept = await preflights.keep(tx.session, plane.settings, runbook, scope, impact, by=by)
-        await audit.record(
-            tx.session,
-            PREFLIGHT,
-            by=by,
-            subject_type="runbook",
-            subject_id=key,
-            workspace_id=scope.workspace_id,
-            tenant_id=scope.tenant_id,
-            source=source,
-            details={"preflight_id": str(kept.id), **asdict(impact)},
-        )
-    return kept
+    return await _look(plane, registry.find(key), tenant, by=by, source=source)
 
 
 async def start(plane: Plane, order: StartOrder, *, by: Actor, idempotency_key: str | None = None) -> Started:
@@ -136,14 +120,28 @@ async def start(plane: Plane, order: StartOrder, *, by: Actor, idempotency_key: 
         by.require(Capability.RUNBOOKS_RUN)
         runbook = registry.find(order.runbook)
         by.require(runbook.capability)
-        reason = _checked(order, runbook, by=by)
-        if replay := await _replay(plane, order, idempotency_key, by=by):
-            return replay
-        preflight_id = order.preflight_id
-        if preflight_id is None:
-            await _refuse_if_held(plane, runbook, order.tenant)
-            preflight_id = (await preflight(plane, order.runbook, order.tenant, by=by, source=order.source)).id
-        return await _retried(plane, order, runbook, reason, preflight_id, idempotency_key, by=by)
+        starting = _Starting(plane, order, runbook, _checked(order, runbook, by=by), by, idempotency_key)
+        return await starting.replayed() or await starting.queued()
+
+
+async def _look(plane: Plane, runbook: Runbook, tenant: str | None, *, by: Actor, source: Source) -> Preflight:
+    async with plane.db.reading() as session:
+        scope = await Scope.resolve(session, tenant)
+    impact = await preflights.look(plane.db, plane.settings, runbook, scope)
+    async with plane.db.transaction() as tx:
+        kept = await preflights.keep(tx.session, plane.settings, runbook, scope, impact, by=by)
+        await audit.record(
+            tx.session,
+            PREFLIGHT,
+            by=by,
+            subject_type="runbook",
+            subject_id=runbook.key,
+            workspace_id=scope.workspace_id,
+            tenant_id=scope.tenant_id,
+            source=source,
+            details={"preflight_id": str(kept.id), **asdict(impact)},
+        )
+    return kept
 
 
 def _checked(order: StartOrder, runbook: Runbook, *, by: Actor) -> Reason | None:
@@ -157,106 +155,118 @@ def _checked(order: StartOrder, runbook: Runbook, *, by: Actor) -> Reason | None
     return None
 
 
-async def _retried(
-    plane: Plane,
-    order: StartOrder,
-    runbook: Runbook,
-    reason: Reason | None,
-    preflight_id: uuid.UUID,
-    idempotency_key: str | None,
-    *,
-    by: Actor,
-) -> Started:
-    """The start transaction, once more if it lost a race that its locks should have ordered."""
-    for attempt in (1, 2):
+@dataclass(frozen=True)
+class _Starting:
+    """One start on its way: everything that was asked and checked before the database is."""
+
+    plane: Plane
+    order: StartOrder
+    runbook: Runbook
+    reason: Reason | None
+    by: Actor
+    idempotency_key: str | None
+
+    @property
+    def group(self) -> str:
+        """The lock group of the runbook."""
+        return self.runbook.lock_group or self.runbook.key
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal orders."""
+        return idempotency.fingerprint(asdict(self.order))
+
+    async def replayed(self) -> Started | None:
+        """The first answer to a repeated request, before anything is counted for it again."""
+        if self.idempotency_key is None:
+            return None
+        async with self.plane.db.reading() as session:
+            stored = await idempotency.find(session, self.idempotency_key, self.fingerprint, by=self.by)
+        return Started(RunOut.model_validate(stored), replayed=True) if stored else None
+
+    async def queued(self) -> Started:
+        """The start transaction, once more if it lost a race that its locks should have ordered."""
+        preflight_id = self.order.preflight_id
+        if preflight_id is None:
+            await self._refuse_if_held()
+            tenant, source = self.order.tenant, self.order.source
+            preflight_id = (await _look(self.plane, self.runbook, tenant, by=self.by, source=source)).id
         try:
-            async with plane.db.transaction() as tx:
-                return await _start(plane, tx, order, runbook, reason, preflight_id, idempotency_key, by=by)
+            return await self._transaction(preflight_id)
         except DBAPIError as error:
-            if attempt == 2 or sqlstate(error) not in RACES:
+            if sqlstate(error) not in RACES:
                 raise
-            await _refuse_if_held(plane, runbook, order.tenant)
-    raise AssertionError
+        await self._refuse_if_held()
+        return await self._transaction(preflight_id)
 
+    async def _transaction(self, preflight_id: uuid.UUID) -> Started:
+        """The one transaction: idempotency key, scope lock, preflight used up, run and audit rows."""
+        async with self.plane.db.transaction() as tx:
+            if (stored := await self._reserve_key(tx.session)) is not None:
+                return Started(RunOut.model_validate(stored), replayed=True)
+            scope = await Scope.resolve(tx.session, self.order.tenant)
+            await locks.take(tx.session, scope, self.group)
+            await self._refuse_overlap(tx.session, scope)
+            seen = await preflights.consume(tx.session, preflight_id, self.runbook, scope, by=self.by)
+            if seen.affected_count == 0 and not self.order.force:
+                raise NothingToDo
+            run = self._new_run(scope, seen)
+            tx.session.add(run)
+            await tx.session.flush()
+            details = {"type": run.type, "affected_count": seen.affected_count, "release": run.release}
+            await lifecycle.record(tx.session, STARTED, run, by=self.by, details=details)
+            out = await views.show(tx.session, run.id, base_url=self.plane.settings.base_url)
+            await self._keep_answer(tx.session, out)
+            tx.after_commit.append(lambda: self._wake(out.id))
+        return Started(out, replayed=False)
 
-async def _start(
-    plane: Plane,
-    tx: Transaction,
-    order: StartOrder,
-    runbook: Runbook,
-    reason: Reason | None,
-    preflight_id: uuid.UUID,
-    idempotency_key: str | None,
-    *,
-    by: Actor,
-) -> Started:
-    """The one transaction: idempotency key, scope lock, preflight used up, run and audit rows."""
-    session = tx.session
-    if idempotency_key is not None:
-        stored = await idempotency.reserve(session, idempotency_key, _fingerprint(order), by=by)
-        if stored is not None:
-            return Started(RunOut.model_validate(stored), replayed=True)
-    scope = await Scope.resolve(session, order.tenant)
-    group = runbook.lock_group or runbook.key
-    await locks.take(session, scope, group)
-    if (active := await locks.holder(session, scope, group)) is not None:
-        raise ScopeLocked(active, views.view_url(plane.settings.base_url, active.id))
-    seen = await preflights.consume(session, preflight_id, runbook, scope, by=by)
-    if seen.affected_count == 0 and not order.force:
-        raise NothingToDo
-    run = _new_run(order, runbook, scope, reason, seen, by=by)
-    session.add(run)
-    await session.flush()
-    await _audit_start(tx, run, by=by)
-    out = await views.show(session, run.id, base_url=plane.settings.base_url)
-    if idempotency_key is not None:
-        await idempotency.answered(session, idempotency_key, run.id, out.model_dump(mode="json"), by=by)
-    tx.after_commit.append(lambda: _wake(plane, run.id))
-    return Started(out, replayed=False)
+    async def _reserve_key(self, session: AsyncSession) -> dict[str, Any] | None:
+        if self.idempotency_key is None:
+            return None
+        return await idempotency.reserve(session, self.idempotency_key, self.fingerprint, by=self.by)
 
+    async def _keep_answer(self, session: AsyncSession, out: RunOut) -> None:
+        if self.idempotency_key is not None:
+            answer = out.model_dump(mode="json")
+            await idempotency.answered(session, self.idempotency_key, out.id, answer, by=self.by)
 
-def _new_run(
-    order: StartOrder, runbook: Runbook, scope: Scope, reason: Reason | None, seen: Preflight, *, by: Actor
-) -> OperationRun:
-    return OperationRun(
-        workspace_id=scope.workspace_id,
-        type=runbook.key,
-        runbook_version=runbook.version,
-        scope_kind=scope.kind,
-        tenant_id=scope.tenant_id,
-        lock_group=runbook.lock_group or runbook.key,
-        tenant_span=scope.span,
-        identity_mode="once" if order.identity_key else None,
-        identity_key=order.identity_key,
-        source=order.source,
-        initiator_kind=by.kind,
-        initiator_id=by.id,
-        initiator_display=by.display,
-        token_id=by.token_id,
-        break_glass=by.break_glass,
-        reason_code=reason and reason.code,
-        reason_text=reason and reason.text,
-        release=order.release,
-        preflight_id=seen.id,
-        preflight_affected_count=seen.affected_count,
-        context={"preflight": {"affected_count": seen.affected_count}},
-    )
+    async def _refuse_if_held(self) -> None:
+        """Save the count, and tell who lost a race whom it lost to."""
+        async with self.plane.db.reading() as session:
+            await self._refuse_overlap(session, await Scope.resolve(session, self.order.tenant))
 
+    async def _refuse_overlap(self, session: AsyncSession, scope: Scope) -> None:
+        if (active := await locks.holder(session, scope, self.group)) is not None:
+            raise ScopeLocked(active, views.view_url(self.plane.settings.base_url, active.id))
 
-async def _audit_start(tx: Transaction, run: OperationRun, *, by: Actor) -> None:
-    await audit.record(
-        tx.session,
-        STARTED,
-        by=by,
-        subject_type="operation_run",
-        subject_id=run.id,
-        workspace_id=run.workspace_id,
-        tenant_id=run.tenant_id,
-        source=run.source,
-        reason_code=run.reason_code,
-        reason_text=run.reason_text,
-        details={"type": run.type, "affected_count": run.preflight_affected_count, "release": run.release},
-    )
+    async def _wake(self, run_id: uuid.UUID) -> None:
+        await self.plane.queue.wake(run_id)
+
+    def _new_run(self, scope: Scope, seen: Preflight) -> OperationRun:
+        order, by, reason = self.order, self.by, self.reason
+        return OperationRun(
+            workspace_id=scope.workspace_id,
+            type=self.runbook.key,
+            runbook_version=self.runbook.version,
+            scope_kind=scope.kind,
+            tenant_id=scope.tenant_id,
+            lock_group=self.group,
+            tenant_span=scope.span,
+            identity_mode="once" if order.identity_key else None,
+            identity_key=order.identity_key,
+            source=order.source,
+            initiator_kind=by.kind,
+            initiator_id=by.id,
+            initiator_display=by.display,
+            token_id=by.token_id,
+            break_glass=by.break_glass,
+            reason_code=reason and reason.code,
+            reason_text=reason and reason.text,
+            release=order.release,
+            preflight_id=seen.id,
+            preflight_affected_count=seen.affected_count,
+            context={"preflight": {"affected_count": seen.affected_count}},
+        )
 
 
 @asynccontextmanager
@@ -280,30 +290,3 @@ async def _audit_refusal(plane: Plane, order: StartOrder, refusal: OpsplaneError
             )  # fmt: skip
     except OpsplaneError:
         log.exception("refusal_not_audited", **details)
-
-
-async def _replay(plane: Plane, order: StartOrder, key: str | None, *, by: Actor) -> Started | None:
-    """The first answer to a repeated request, before anything is counted for it again."""
-    if key is None:
-        return None
-    async with plane.db.reading() as session:
-        stored = await idempotency.find(session, key, _fingerprint(order), by=by)
-    return Started(RunOut.model_validate(stored), replayed=True) if stored else None
-
-
-async def _refuse_if_held(plane: Plane, runbook: Runbook, tenant: str | None) -> None:
-    """Save the count, and tell who lost a race whom it lost to."""
-    async with plane.db.reading() as session:
-        scope = await Scope.resolve(session, tenant)
-        active = await locks.holder(session, scope, runbook.lock_group or runbook.key)
-    if active is not None:
-        raise ScopeLocked(active, views.view_url(plane.settings.base_url, active.id))
-
-
-def _fingerprint(order: StartOrder) -> str:
-    asked: dict[str, Any] = asdict(order)
-    return idempotency.fingerprint(asked)
-
-
-async def _wake(plane: Plane, run_id: uuid.UUID) -> None:
-    await plane.queue.wake(run_id)

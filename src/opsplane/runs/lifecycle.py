@@ -1,6 +1,7 @@
 """The owner of every status and outcome: a run changes here, by the transition table, and nowhere else."""
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -81,19 +82,8 @@ async def _complete(session: AsyncSession, run: OperationRun, outcome: Outcome, 
 
 
 async def _tell(session: AsyncSession, run: OperationRun, *, failed: bool) -> None:
-    await audit.record(
-        session,
-        FAILED if failed else COMPLETED,
-        by=initiator(run),
-        subject_type="operation_run",
-        subject_id=run.id,
-        workspace_id=run.workspace_id,
-        tenant_id=run.tenant_id,
-        source=run.source,
-        reason_code=run.reason_code,
-        reason_text=run.reason_text,
-        details={"type": run.type, "outcome": run.outcome, "summary_counts": run.summary_counts},
-    )
+    details = {"type": run.type, "outcome": run.outcome, "summary_counts": run.summary_counts}
+    await record(session, FAILED if failed else COMPLETED, run, by=initiator(run), details=details)
     if failed:
         payload = {"run_id": str(run.id), "type": run.type, "outcome": run.outcome, "scope_kind": run.scope_kind}
         await session.execute(
@@ -101,6 +91,25 @@ async def _tell(session: AsyncSession, run: OperationRun, *, failed: bool) -> No
             .values(id=new_id(), kind=RUN_FAILED, dedupe_key=f"{run.id}:{RUN_FAILED}", payload=payload)
             .on_conflict_do_nothing()
         )
+
+
+async def record(
+    session: AsyncSession, action: str, run: OperationRun, *, by: Actor, details: Mapping[str, Any]
+) -> None:
+    """Put something that happened to a run on record."""
+    await audit.record(
+        session,
+        action,
+        by=by,
+        subject_type="operation_run",
+        subject_id=run.id,
+        workspace_id=run.workspace_id,
+        tenant_id=run.tenant_id,
+        source=run.source,
+        reason_code=run.reason_code,
+        reason_text=run.reason_text,
+        details=details,
+    )
 
 
 def initiator(run: OperationRun) -> Actor:

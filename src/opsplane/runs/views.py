@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, Select, func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.errors import NotFound
@@ -115,6 +116,13 @@ class ItemOut(BaseModel):
     finished_at: datetime | None
 
 
+class RunNotFound(NotFound):
+    """No run has this id."""
+
+    def __init__(self, run_id: uuid.UUID) -> None:
+        super().__init__(f"There is no run {run_id}; see the list of runs.", run_id=str(run_id))
+
+
 def view_url(base_url: str, run_id: uuid.UUID) -> str:
     """Where an operator sees the run."""
     return f"{base_url}/system/ops/runs/{run_id}"
@@ -128,10 +136,18 @@ async def show(session: AsyncSession, run_id: uuid.UUID, *, base_url: str) -> Ru
     """
     row = (await session.execute(_runs().where(OperationRun.id == run_id))).one_or_none()
     if row is None:
-        raise NotFound(f"There is no run {run_id}.", run_id=str(run_id))
+        raise RunNotFound(run_id)
     run: OperationRun = row[0]
     counts = run.summary_counts if run.completed_at else await summary.count(session, run_id)
     return _present(row, counts, await _failures(session, run), base_url=base_url)
+
+
+async def last_runs(session: AsyncSession) -> dict[str, OperationRun]:
+    """The newest run of every type that ever ran."""
+    newest = (
+        select(OperationRun).ext(distinct_on(OperationRun.type)).order_by(OperationRun.type, OperationRun.id.desc())
+    )
+    return {run.type: run for run in await session.scalars(newest)}
 
 
 async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_url: str) -> list[RunOut]:
@@ -168,7 +184,13 @@ def newest_first(
 async def items_page(
     session: AsyncSession, run_id: uuid.UUID, *, after: int | None, limit: int
 ) -> Sequence[Row[OperationRunItem, str]]:
-    """Items in their order of work, as (item, external id of the tenant)."""
+    """Items in their order of work, as (item, external id of the tenant).
+
+    Raises:
+        NotFound: there is no such run (404).
+    """
+    if await session.get(OperationRun, run_id) is None:
+        raise RunNotFound(run_id)
     items = (
         select(OperationRunItem, Tenant.external_id)
         .outerjoin(Tenant, Tenant.id == OperationRunItem.tenant_id)
