@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from opsplane import config
+from opsplane.db import VERSION_TABLE
 from opsplane.models import metadata
 
 
@@ -21,6 +22,7 @@ def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        version_table=VERSION_TABLE,
         compare_type=True,
         transaction_per_migration=True,
         include_object=include_object,

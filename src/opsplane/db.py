@@ -21,6 +21,8 @@ from opsplane.errors import ServiceUnavailable
 
 log = structlog.get_logger()
 
+VERSION_TABLE = "opsplane_schema_version"  # beside the application's own alembic_version
+
 
 class Base(DeclarativeBase):
     """Maps Python types to columns once: times carry a zone, text is text, documents are jsonb."""

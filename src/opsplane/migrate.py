@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 
 from opsplane import data
 from opsplane.config import Settings
-from opsplane.db import Database, translate_unreachable
+from opsplane.db import VERSION_TABLE, Database, translate_unreachable
 from opsplane.errors import ConfigurationError
 
 # The one session-level advisory lock of opsplane: on a connection of its own, it dies with its process.
@@ -52,7 +52,7 @@ async def upgrade(settings: Settings) -> bool:
 
 async def current(connection: AsyncConnection) -> str | None:
     """The database's revision; None when it is empty."""
-    return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    return await connection.run_sync(_revision)
 
 
 async def is_current(db: Database) -> bool:
@@ -67,6 +67,10 @@ async def _run_migrations(settings: Settings) -> None:
         await connection.run_sync(_upgrade)
         await connection.commit()
     await engine.dispose()
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
 def _upgrade(connection: Connection) -> None:

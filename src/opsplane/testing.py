@@ -4,6 +4,7 @@ A pytest plugin (`pytest_plugins = ["opsplane.testing"]`); it needs pytest and p
 """
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -59,18 +60,27 @@ async def run_once(plane: Plane, runbook: type[Runbook], tenant: Tenant, *, lose
     order = StartOrder(runbook=runbook.key, tenant=tenant.external_id, source=Source.CLI, force=True)
     run = (await service.start(plane, order, by=Actor.shell("author"))).run
     if lose_a_worker:
-        await _claim_and_vanish(plane, run.id)
+        await _claim_and_vanish(plane, runbook, run.id)
     await Drainer(plane.db, plane.settings, new_id(), asyncio.Event()).drain(run.id)
     async with plane.db.reading() as session:
         return await views.show(session, run.id, base_url=plane.settings.base_url)
 
 
-async def _claim_and_vanish(plane: Plane, run_id: uuid.UUID) -> None:
+class _WorkerGone(Exception):
+    """Rolls a chunk back, as a killed worker's connection does."""
+
+
+async def _claim_and_vanish(plane: Plane, runbook: type[Runbook], run_id: uuid.UUID) -> None:
     """Claim the run's item, do one chunk that never commits, and let the lease run out."""
     async with plane.db.transaction() as tx:
         await lifecycle.begin(tx.session, run_id)
         lease = await items.claim(tx.session, run_id, new_id(), lease_s=0)
     assert lease is not None
+    with contextlib.suppress(_WorkerGone):
+        async with plane.db.transaction() as tx:
+            await items.fence(tx.session, lease)
+            await runbook().apply(tx.session, lease.tenant_id, None, plane.settings.chunk_min_rows)
+            raise _WorkerGone
     async with plane.db.transaction() as tx:
         await items.free_expired(tx.session)
         state = await tx.session.scalar(select(OperationRunItem.state).where(OperationRunItem.run_id == run_id))

@@ -10,11 +10,12 @@ from sqlalchemy import Connection, text
 
 from opsplane import migrate, models
 from opsplane.config import Settings
+from opsplane.db import VERSION_TABLE
 from opsplane.runbooks.service import Plane
 
 
 def differences(connection: Connection) -> list[object]:
-    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": VERSION_TABLE})
     ours = (change for change in compare_metadata(context, models.metadata) if "effects" not in repr(change))
     return [change for change in ours if "tenant_span" not in repr(change)]
 

@@ -1,6 +1,7 @@
 """What commands print: tables and bars for people, JSON for programs."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -16,7 +17,8 @@ from opsplane.runs.views import RunOut
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width; without one, rich would cut ids to fit 80 columns.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 250)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 STYLES = {"succeeded": "green", "partially_succeeded": "yellow", "failed": "red", "cancelled": "yellow"}
@@ -37,7 +39,9 @@ def rows(columns: Sequence[str], values: Sequence[Sequence[object]], *, empty: s
     if not values:
         note(empty)
         return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0)  # the id stays whole, so that it can be copied
     for row in values:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     out.print(table)
