@@ -68,7 +68,9 @@ def test_a_folder_of_runbooks_is_loaded_and_a_broken_file_is_named(
 
 def test_every_runbook_that_ships_can_be_described() -> None:
     registry.load()
-    for runbook in registry.every():
+    shipped = [runbook for runbook in registry.every() if type(runbook).__module__.startswith(registry.LIBRARY)]
+    assert shipped
+    for runbook in shipped:
         assert runbook.description
         assert runbook.description.endswith(".")
         assert registry.KEY.fullmatch(runbook.key)
