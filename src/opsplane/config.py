@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     chunk_target_ms: int = Field(250, ge=10, le=2000, description="Time one chunk should take; its size follows.")
     chunk_min_rows: int = Field(500, ge=1, le=100_000, description="Smallest chunk.")
     chunk_max_rows: int = Field(10_000, ge=1, le=100_000, description="Largest chunk.")
+    chunk_timeout_s: int = Field(
+        15, ge=1, le=600, description="Seconds a statement of a worker may take; then it is tried smaller."
+    )
     preflight_ttl_s: int = Field(900, ge=10, le=86_400, description="Seconds a preflight may be started from.")
     preflight_timeout_s: int = Field(30, ge=1, le=600, description="Seconds a preflight's count may take.")
     stale_queued_s: int = Field(

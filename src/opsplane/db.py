@@ -61,7 +61,9 @@ class Transaction:
 class Database:
     """An engine and its transactions, for one process."""
 
-    def __init__(self, settings: Settings, *, application: str = "opsplane") -> None:
+    def __init__(
+        self, settings: Settings, *, application: str = "opsplane", statement_timeout_s: int | None = None
+    ) -> None:
         self.engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
             isolation_level="READ COMMITTED",
@@ -70,7 +72,7 @@ class Database:
             pool_timeout=10,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"timeout": 10, "server_settings": _server_settings(application)},
+            connect_args={"timeout": 10, "server_settings": _server_settings(application, statement_timeout_s)},
         )
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
 
@@ -104,13 +106,14 @@ class Database:
         await self.engine.dispose()
 
 
-def _server_settings(application: str) -> dict[str, str]:
+def _server_settings(application: str, statement_timeout_s: int | None) -> dict[str, str]:
     # Shorter than a lease: a frozen process loses its row locks before its tenant is given away.
     return {
         "application_name": application,
         "timezone": "UTC",
         "idle_in_transaction_session_timeout": "15s",
         "lock_timeout": "5s",
+        "statement_timeout": f"{statement_timeout_s or 0}s",
     }
 
 

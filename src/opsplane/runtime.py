@@ -30,11 +30,15 @@ def servers(settings: Settings) -> Iterator[Settings]:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, *, application: str = "opsplane") -> AsyncIterator[Plane]:
+async def opened(
+    settings: Settings, *, application: str = "opsplane", statement_timeout_s: int | None = None
+) -> AsyncIterator[Plane]:
     """Load the runbooks and open the connections of one process; closes them at the end."""
     logs.configure(settings)
     registry.load(settings.runbooks_dir)
-    plane = Plane(Database(settings, application=application), Queue(settings), settings)
+    plane = Plane(
+        Database(settings, application=application, statement_timeout_s=statement_timeout_s), Queue(settings), settings
+    )
     try:
         yield plane
     finally:

@@ -25,7 +25,8 @@ CHECK_S = 0.5
 
 async def work(settings: Settings, *, with_parent: bool = False) -> None:
     """A worker process until SIGTERM or, with `with_parent`, until standard input closes."""
-    async with runtime.opened(settings, application="opsplane-worker") as plane:
+    timeout_s = settings.chunk_timeout_s
+    async with runtime.opened(settings, application="opsplane-worker", statement_timeout_s=timeout_s) as plane:
         await runtime.require_schema(plane)
         stop = supervisor.stop_on_signals()
         if with_parent:

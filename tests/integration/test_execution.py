@@ -10,6 +10,8 @@ from sqlalchemy import select, text
 from opsplane.alerts.models import OutboxEvent
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
+from opsplane.findings.models import Finding
+from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.runs import items, lifecycle, processes, summary, sweeper
 from opsplane.runs.drain import Drained
@@ -54,6 +56,15 @@ async def test_a_failing_tenant_is_listed_and_the_others_are_done(
     assert failure.message == "ValueError: globex is broken"
     assert await effects(plane) == (2 * ROWS + 20, 2 * ROWS + 20)
     assert done.summary_counts["updated"] == 2 * ROWS + 20
+
+
+async def test_an_authors_own_connection_error_fails_its_tenant_and_is_not_taken_for_the_database(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run = (await support.start(plane, operator, "test.effects.unreachable")).run
+    assert await support.drain(plane, run.id) is Drained.EMPTY
+    [failure] = (await support.show(plane, run.id)).failures
+    assert failure.message == "ConnectionRefusedError: the billing service is away"
 
 
 async def test_a_failed_run_leaves_one_event_in_the_outbox_and_a_good_one_none(
@@ -257,3 +268,15 @@ async def test_start_answers_while_redis_is_away(plane: Plane, operator: Actor, 
     assert asyncio.get_running_loop().time() - started < 1
     await deaf.queue.close()
     assert await support.count(plane, OperationRun, OperationRun.id == run.id, OperationRun.status == "queued") == 1
+
+
+@pytest.mark.parametrize(("attempts", "rows"), [(0, 60), (1, 50), (3, 12)])
+async def test_a_tenant_that_had_to_be_retried_gets_smaller_chunks(
+    plane: Plane, operator: Actor, tenants: list[Tenant], attempts: int, rows: int
+) -> None:
+    await support.add_findings(plane, tenants[0], 60)
+    run_id = await begun(plane, operator, support.BACKFILL)
+    lease = replace(await claim(plane, run_id), attempts=attempts)
+    worker = support.drainer(plane)
+    await worker._advance(registry.find(support.BACKFILL), lease, worker._chunk_size())
+    assert await support.count(plane, Finding, Finding.due_at.is_not(None)) == rows

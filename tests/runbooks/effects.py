@@ -66,6 +66,15 @@ class FailsForGlobex(Effects):
 
 
 @register
+class CannotReachForGlobex(Effects):
+    key = "test.effects.unreachable"
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if await self.is_called(session, tenant, "globex"):
+            raise ConnectionRefusedError("the billing service is away")
+
+
+@register
 class TransientForGlobex(Effects):
     key = "test.effects.transient"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, TypeVar
@@ -19,6 +20,12 @@ from opsplane.runbooks.service import Plane
 log = structlog.get_logger()
 
 FAILED, USAGE, REFUSED, UNREACHABLE, TIMED_OUT, DEFECT, INTERRUPTED = 1, 2, 3, 4, 5, 70, 130
+
+HINTS = {
+    "confirmation_mismatch": "Pass --confirm with the phrase.",
+    "reason_required": "Pass --reason-code and --reason-text.",
+    "nothing_to_do": "Pass --force.",
+}
 
 AsUser = Annotated[str | None, typer.Option("--as", metavar="EMAIL", help="Act as this platform user.")]
 T = TypeVar("T")
@@ -52,14 +59,26 @@ def errors() -> Iterator[None]:
     try:
         yield
     except OpsplaneError as error:
-        fail(error.message, exit_code(error))
+        fail(f"{error.message} {HINTS.get(error.code, '')}", exit_code(error))
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    except (typer.Exit, typer.Abort):
+    except typer.Abort:
+        fail("aborted; nothing was started", INTERRUPTED)
+    except typer.Exit:
         raise
     except Exception as error:
         log.exception("unexpected_error")
         fail(f"unexpected {type(error).__name__}; the log has the details", DEFECT)
+
+
+@contextmanager
+def prompting() -> Iterator[None]:
+    """Let Ctrl-C end a prompt at once; under asyncio the first one would only be heeded after an answer."""
+    theirs = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, theirs)
 
 
 def exit_code(error: OpsplaneError) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from opsplane.cli import context, output
 from opsplane.findings import importer
@@ -29,7 +30,7 @@ def import_(
 
     async def act(plane: Plane) -> None:
         by = await context.actor(plane, as_)
-        with output.err.status(f"Reading {file.name}") as status:
+        with output.err.status(f"Reading {escape(file.name)}") as status:
             done = await importer.import_sarif(
                 plane.db, file, tenant, by=by, on_progress=lambda read: status.update(f"{read:,} results")
             )

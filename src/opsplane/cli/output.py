@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from opsplane.doctor import Finding
 from opsplane.runs.views import RunOut
@@ -43,7 +44,7 @@ def rows(columns: Sequence[str], values: Sequence[Sequence[object]], *, empty: s
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0)  # the id stays whole, so that it can be copied
     for row in values:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # data is never markup
     out.print(table)
 
 
@@ -51,7 +52,8 @@ def facts(values: Mapping[str, object]) -> None:
     """Print labelled values."""
     width = max(len(label) for label in values)
     for label, value in values.items():
-        out.print(f"[dim]{label:<{width}}[/dim]  {'-' if value is None else value}")
+        shown = value if isinstance(value, Text) else Text("-" if value is None else str(value))
+        out.print(Text.assemble((f"{label:<{width}}", "dim"), "  ", shown))
 
 
 def checks(findings: Sequence[Finding], *, as_json: bool) -> None:
@@ -76,7 +78,7 @@ def run(shown: RunOut, *, json_: bool) -> None:
         "Run": shown.id,
         "Runbook": f"{shown.type_label} ({shown.type})",
         "Scope": scope(shown),
-        "Status": f"[{style}]{shown.status}, {shown.outcome}[/{style}]",
+        "Status": Text(f"{shown.status}, {shown.outcome}", style),
         "Started by": f"{shown.actor.display} ({shown.source})",
         "Reason": f"{shown.reason.code}: {shown.reason.text}" if shown.reason else None,
         "Tenants": f"{counts.get('processed', 0):,} of {counts.get('total', 0):,} done: "

@@ -102,11 +102,14 @@ async def _asked(plane: Plane, order: StartOrder, *, by: Actor) -> StartOrder:
     if seen.affected_count == 0 and not order.force:
         raise service.NothingToDo
     output.note(f"{seen.affected_count:,} records in {seen.estimated_tenants:,} tenants. This modifies customer data.")
-    typed = typer.prompt(f"Type {runbook.confirmation_phrase} to run {runbook.title} on all tenants", err=True)
-    reason = order.reason or (
-        typer.prompt(f"Reason code ({', '.join(ReasonCode)})", err=True),
-        typer.prompt("Reason", err=True),
-    )
+    with context.prompting():
+        typed = typer.prompt(f"Type {runbook.confirmation_phrase} to run {runbook.title} on all tenants", err=True)
+        if typed != runbook.confirmation_phrase:
+            raise service.ConfirmationMismatch(runbook.confirmation_phrase)
+        reason = order.reason or (
+            typer.prompt(f"Reason code ({', '.join(ReasonCode)})", err=True),
+            typer.prompt("Reason", err=True),
+        )
     return StartOrder(
         runbook=order.runbook,
         tenant=None,
@@ -124,12 +127,7 @@ async def _follow(plane: Plane, started: Started, *, wait: bool, timeout: float 
         output.run(run, json_=json_)
         output.note(f"Follow it: opsplane runs watch {run.id}")
         return 0
-    done = await watching.until_done(plane, run.id, timeout_s=timeout)
-    if done is None:
-        output.note(f"Still going on; follow it: opsplane runs watch {run.id}")
-    else:
-        output.run(done, json_=json_)
-    return watching.exit_code(done)
+    return await watching.follow(plane, run.id, timeout_s=timeout, json_=json_)
 
 
 def _facts(key: str) -> dict[str, object]:

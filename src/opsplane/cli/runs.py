@@ -81,11 +81,6 @@ def watch(
     """Follow a run with rate and time left until it ends; Ctrl-C leaves the run alone."""
 
     async def act(plane: Plane) -> int:
-        done = await watching.until_done(plane, run_id, timeout_s=timeout)
-        if done is None:
-            output.note("Still going on.")
-        else:
-            output.run(done, json_=json_)
-        return watching.exit_code(done)
+        return await watching.follow(plane, run_id, timeout_s=timeout, json_=json_)
 
     raise typer.Exit(context.run(act))

@@ -5,6 +5,7 @@ import time
 import uuid
 
 from opsplane.cli import context, output
+from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes, views
 from opsplane.runs.states import Outcome, Status
@@ -13,8 +14,8 @@ from opsplane.runs.views import RunOut
 POLL_S = 0.2
 
 
-async def until_done(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None) -> RunOut | None:
-    """The run once it is completed, with a live bar meanwhile; None when `timeout_s` passed first."""
+async def until_done(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None) -> RunOut:
+    """The run once it is completed, with a live bar meanwhile, or as it is when `timeout_s` has passed."""
     await _warn_without_workers(plane)
     ends = time.monotonic() + timeout_s if timeout_s is not None else None
     with output.bar() as bar:
@@ -22,16 +23,27 @@ async def until_done(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None
             async with plane.db.reading() as session:
                 shown = await views.show(session, run_id, base_url=plane.settings.base_url)
             bar.show(shown)
-            if shown.status is Status.COMPLETED:
+            if shown.status is Status.COMPLETED or (ends is not None and time.monotonic() > ends):
                 return shown
-            if ends is not None and time.monotonic() > ends:
-                return None
             await asyncio.sleep(POLL_S)
 
 
-def exit_code(shown: RunOut | None) -> int:
+async def follow(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None, json_: bool) -> int:
+    """Watch a run, print what became of it; returns the exit code. Nothing that ends the watching ends the run."""
+    try:
+        shown = await until_done(plane, run_id, timeout_s=timeout_s)
+    except (asyncio.CancelledError, ServiceUnavailable):
+        output.note(f"The run goes on without you; follow it again: opsplane runs watch {run_id}")
+        raise
+    output.run(shown, json_=json_)
+    if shown.status is not Status.COMPLETED:
+        output.note(f"Timed out, and the run goes on; follow it again: opsplane runs watch {run_id}")
+    return exit_code(shown)
+
+
+def exit_code(shown: RunOut) -> int:
     """0 succeeded, 1 not, 5 still going on."""
-    if shown is None:
+    if shown.status is not Status.COMPLETED:
         return context.TIMED_OUT
     return 0 if shown.outcome is Outcome.SUCCEEDED else context.FAILED
 

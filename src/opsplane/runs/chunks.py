@@ -15,9 +15,5 @@ class ChunkSize:
         ideal = rows * self._target_s / max(seconds, 1e-6)
         self._resize(min(max(ideal, self.rows / 2), self.rows * 2))
 
-    def halve(self) -> None:
-        """Be careful after a statement ran into its time limit."""
-        self._resize(self.rows / 2)
-
     def _resize(self, rows: float) -> None:
         self.rows = int(min(max(rows, self._smallest), self._largest))

@@ -80,7 +80,7 @@ class Drainer:
         except ServiceUnavailable:
             raise  # the lease runs out; whoever reaches the database first goes on
         except Exception as error:  # noqa: BLE001 - an author's code may raise anything, and it must end in a failure
-            await self._fail(lease, error, size)
+            await self._fail(lease, error)
         return None
 
     async def _advance(self, runbook: Runbook, lease: Lease, size: ChunkSize) -> Lease | None:
@@ -88,7 +88,7 @@ class Drainer:
         started = time.monotonic()
         async with self.db.transaction() as tx:
             await items.fence(tx.session, lease)
-            chunk = await runbook.apply(tx.session, lease.tenant_id, lease.cursor, size.rows)
+            chunk = await _apply(runbook, tx.session, lease, _careful(size.rows, lease))
             done = chunk.cursor is None and not await self._another_pass(tx.session, runbook, lease, chunk)
             passes = lease.passes + (chunk.cursor is None)
             stored = await items.store(
@@ -108,11 +108,9 @@ class Drainer:
             raise NotConverging
         return True
 
-    async def _fail(self, lease: Lease, error: Exception, size: ChunkSize) -> None:
+    async def _fail(self, lease: Lease, error: Exception) -> None:
         code, message = _describe(error)
         log.warning("item_failed", run_id=str(lease.run_id), item=lease.item_key, code=code, exc_info=error)
-        if sqlstate(error) == "57014":
-            size.halve()
         try:
             async with self.db.transaction() as tx:
                 if _is_transient(error) and await items.retry_later(tx.session, lease):
@@ -147,6 +145,25 @@ class Drainer:
         )
 
 
+class AuthorError(Exception):
+    """The author's code failed outside of the database, which must not look as if the database had."""
+
+    def __str__(self) -> str:
+        return f"{type(self.__cause__).__name__}: {self.__cause__}"
+
+
+def _careful(rows: int, lease: Lease) -> int:
+    """Half as many rows for each time the tenant had to be tried again: what was too slow may fit in parts."""
+    return max(1, rows >> lease.attempts)
+
+
+async def _apply(runbook: Runbook, session: AsyncSession, lease: Lease, limit: int) -> Chunk:
+    try:
+        return await runbook.apply(session, lease.tenant_id, lease.cursor, limit)
+    except (OSError, TimeoutError) as error:
+        raise AuthorError from error
+
+
 class NotConverging(Exception):
     """The selector still finds rows after three passes: `right` does not make `wrong` false."""
 
@@ -165,4 +182,6 @@ def _describe(error: Exception) -> tuple[str, str]:
         return "gave_up", f"The runbook asked {items.MAX_ATTEMPTS} times to try again: {first_line(error)}"
     if isinstance(error, DBAPIError) and not is_unreachable(error):
         return "database_error", f"{sqlstate(error)}: {first_line(error)}"
+    if isinstance(error, AuthorError):
+        return "runbook_error", first_line(error)
     return "runbook_error", f"{type(error).__name__}: {first_line(error)}"

@@ -41,6 +41,7 @@ class Lease:
     cursor: dict[str, Any] | None
     updated: int
     passes: int
+    attempts: int
 
     @property
     def mine(self) -> Any:
@@ -94,15 +95,24 @@ async def claim(session: AsyncSession, run_id: uuid.UUID, worker: uuid.UUID, *, 
                 leased_by=worker,
                 started_at=func.coalesce(item.started_at, func.clock_timestamp()),
             )
-            .returning(item.item_key, item.tenant_id, item.lease_token, item.cursor, item.updated_count, item.passes)
+            .returning(
+                item.item_key,
+                item.tenant_id,
+                item.lease_token,
+                item.cursor,
+                item.updated_count,
+                item.passes,
+                item.attempts,
+            )
         )
     ).one_or_none()
     if row is None:
         return None
-    key, tenant_id, token, cursor, updated, passes = row
+    key, tenant_id, token, cursor, updated, passes, attempts = row
     return Lease(
-        run_id=run_id, item_key=key, tenant_id=tenant_id, token=token, cursor=cursor, updated=updated, passes=passes
-    )
+        run_id=run_id, item_key=key, tenant_id=tenant_id, token=token, cursor=cursor, updated=updated, passes=passes,
+        attempts=attempts,
+    )  # fmt: skip
 
 
 async def fence(session: AsyncSession, lease: Lease) -> None:
