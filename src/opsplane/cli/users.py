@@ -67,6 +67,7 @@ def grant(email: Email, capabilities: Capabilities) -> None:
             user = await users.find(tx.session, email)
             await users.grant(tx.session, user, parse(capabilities))
             await _record(plane, tx, "granted", user, sorted(parse(capabilities)))
+        output.note(f"{user.email} may now do that too; see opsplane users list.")
 
     context.run(act)
 
@@ -78,8 +79,10 @@ def revoke(email: Email, capabilities: Capabilities) -> None:
     async def act(plane: Plane) -> None:
         async with plane.db.transaction() as tx:
             user = await users.find(tx.session, email)
-            await users.revoke(tx.session, user, parse(capabilities))
-            await _record(plane, tx, "revoked", user, sorted(parse(capabilities)))
+            taken = parse(capabilities, besides=await tokens.capabilities_of(tx.session, user.id))
+            await users.revoke(tx.session, user, taken)
+            await _record(plane, tx, "revoked", user, sorted(taken))
+        output.note(f"{user.email} and their tokens may no longer do that.")
 
     context.run(act)
 
@@ -93,17 +96,20 @@ def disable(email: Email) -> None:
             user = await users.find(tx.session, email)
             await users.disable(tx.session, user)
             await _record(plane, tx, "disabled", user, [])
+        output.note(f"{user.email} is shut out, their tokens included.")
 
     context.run(act)
 
 
-def parse(names: list[str]) -> frozenset[str]:
-    """Capabilities that exist: opsplane's own and those runbooks ask for.
+def parse(names: list[str], *, besides: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Capabilities that exist: opsplane's own, those runbooks ask for, and `besides`.
+
+    What a user has outlives the runbook that asked for it, and must still be revocable.
 
     Raises:
         InvalidInput: one is unknown.
     """
-    known = registry.capabilities()
+    known = registry.capabilities() | besides
     if names == ["all"]:
         return known
     if unknown := sorted(set(names) - known):

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from opsplane.auth.actors import Actor
 from opsplane.db import sqlstate
+from opsplane.errors import OpsplaneError, ServiceUnavailable
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.base import Runbook
 from opsplane.runbooks.locks import ScopeLocked
@@ -30,16 +31,17 @@ UNIQUE_VIOLATION = "23505"
 
 @dataclass(frozen=True)
 class Deployed:
-    """What became of one runbook: its run, or None if there was nothing to do."""
+    """What became of one runbook: its run, or the refusal to start it, or neither if there was nothing to do."""
 
     runbook: str
     run: RunOut | None
+    refusal: OpsplaneError | None = None
 
     @property
     def ended_well(self) -> bool | None:
         """None while the run goes on."""
         if self.run is None:
-            return True
+            return self.refusal is None
         return self.run.outcome is Outcome.SUCCEEDED if self.run.status is Status.COMPLETED else None
 
 
@@ -50,6 +52,16 @@ def chosen(keys: Sequence[str]) -> list[Runbook]:
         RunbookNotFound: one named is unknown.
     """
     return [registry.find(key) for key in keys] or [runbook for runbook in registry.every() if runbook.on_deploy]
+
+
+async def attempt(plane: Plane, runbook: Runbook, *, release: str, wait: bool, ends: float | None) -> Deployed:
+    """As `run`, but a refusal is a result, so that one runbook's does not hide what became of the others."""
+    try:
+        return await run(plane, runbook, release=release, wait=wait, ends=ends)
+    except ServiceUnavailable:
+        raise
+    except OpsplaneError as refusal:
+        return Deployed(runbook.key, None, refusal)
 
 
 async def run(plane: Plane, runbook: Runbook, *, release: str, wait: bool, ends: float | None) -> Deployed:
@@ -69,9 +81,10 @@ async def run(plane: Plane, runbook: Runbook, *, release: str, wait: bool, ends:
         except ScopeLocked as held:
             if not wait or _over(ends):
                 raise
+            # Looking costs nothing, while every refused start is put on record: try again only once that run has ended.
             log.info("waiting_for_scope", runbook=runbook.key, active_run_id=held.extra["active_run_id"])
-            await asyncio.sleep(POLL_S)
-    return Deployed(runbook.key, await _ended(plane, started, ends) if wait else started)
+            await _ended(plane, uuid.UUID(held.extra["active_run_id"]), ends)
+    return Deployed(runbook.key, await _ended(plane, started.id, ends) if wait else started)
 
 
 async def _start_or_join(plane: Plane, runbook: Runbook, release: str) -> RunOut:
@@ -109,12 +122,13 @@ async def _find(plane: Plane, runbook: Runbook, identity: str) -> RunOut | None:
         return await views.show(session, run_id, base_url=plane.settings.base_url)
 
 
-async def _ended(plane: Plane, shown: RunOut, ends: float | None) -> RunOut:
-    while shown.status is not Status.COMPLETED and not _over(ends):
-        await asyncio.sleep(POLL_S)
+async def _ended(plane: Plane, run_id: uuid.UUID, ends: float | None) -> RunOut:
+    while True:
         async with plane.db.reading() as session:
-            shown = await views.show(session, shown.id, base_url=plane.settings.base_url)
-    return shown
+            shown = await views.show(session, run_id, base_url=plane.settings.base_url)
+        if shown.status is Status.COMPLETED or _over(ends):
+            return shown
+        await asyncio.sleep(POLL_S)
 
 
 def _over(ends: float | None) -> bool:

@@ -10,11 +10,10 @@ RUNBOOK = '''"""{title}: say in one line what it repairs."""
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement
-from sqlalchemy.orm import InstrumentedAttribute
-
 from opsplane import RepairRunbook, register
 from opsplane.findings.models import Finding
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import InstrumentedAttribute
 
 
 @register
@@ -40,15 +39,15 @@ TEST = '''"""{title} keeps the promises of every runbook."""
 
 from pathlib import Path
 
-from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncSession
-
+import pytest
 from opsplane import testing
 from opsplane.db import new_id
 from opsplane.findings.models import Finding
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 
 pytest_plugins = ["opsplane.testing"]
 registry.load(Path(__file__).parents[1])
@@ -76,6 +75,7 @@ async def seed(session: AsyncSession, tenant: Tenant) -> int:
     return 25
 
 
+@pytest.mark.asyncio
 async def test_{slug}_repairs_exactly_what_is_wrong(opsplane_plane: Plane) -> None:
     await testing.assert_repairs(opsplane_plane, type(registry.find("{key}")), seed=seed)
 '''
@@ -85,10 +85,10 @@ def write(key: str, folder: Path) -> tuple[Path, Path]:
     """Write the runbook into `folder` and its test beside it; returns both paths.
 
     Raises:
-        InvalidInput: the key is not of the form area.name.
+        InvalidInput: the key is not of the form area.name, or the folder cannot be written to.
         Conflict: one of the files is there already.
     """
-    if not KEY.fullmatch(key):
+    if not KEY.fullmatch(key) or not key[-1].isalnum():
         raise InvalidInput(f"{key!r} is not a runbook key; use the form area.name in lower case.")
     slug = key.replace(".", "_").replace("-", "_")
     words = slug.split("_")
@@ -97,15 +97,18 @@ def write(key: str, folder: Path) -> tuple[Path, Path]:
         "slug": slug,
         "title": " ".join(words).capitalize(),
         "name": "".join(word.capitalize() for word in words),
-        "capability": f"platform.runbooks.{key.rpartition('.')[0]}.{words[-1]}".replace("-", "_"),
+        "capability": f"platform.runbooks.{slug}",
         "phrase": words[-1].upper(),
     }
     files = {folder / f"{slug}.py": RUNBOOK, folder / "tests" / f"test_{slug}.py": TEST}
     for file in files:
         if file.exists():
             raise Conflict(f"{file} is there already; pick another key or remove it.")
-    for file, template in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(template.format(**values))
+    try:
+        for file, template in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(template.format(**values))
+    except OSError as error:
+        raise InvalidInput(f"{folder} cannot be written to: {error.strerror}.") from error
     runbook, test = files
     return runbook, test
