@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+from opsplane import migrate
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.runbooks.service import Plane
@@ -145,7 +146,7 @@ async def test_a_tenant_that_kills_its_worker_three_times_fails_alone(
     assert await effects(plane) == 2 * ROWS
 
 
-async def test_ten_deploys_at_once_make_one_migration_and_one_run(
+async def test_ten_deploys_at_once_repair_once_and_end_with_that_runs_result(
     settings: Settings, new_database: Callable[[], Awaitable[str]]
 ) -> None:
     url = await new_database()
@@ -173,16 +174,30 @@ async def test_ten_deploys_at_once_make_one_migration_and_one_run(
         commands.end()
 
 
-async def test_ten_deploys_on_an_empty_database_migrate_once(
+async def test_ten_deploys_at_once_on_an_empty_database_make_one_migration_and_one_run(
     settings: Settings, new_database: Callable[[], Awaitable[str]]
 ) -> None:
-    commands = Commands(settings.model_copy(update={"database_url": await new_database()}))
+    url = await new_database()
+    commands = Commands(settings.model_copy(update={"database_url": url}))
+    connection = await asyncpg.connect(url)
+    books = {"OPSPLANE_RUNBOOKS_DIR": str(RUNBOOKS.with_name("deploy_runbooks"))}
     try:
-        hooks = [commands.start(module="deploy") for _ in range(10)]
+        hooks = [commands.start("--release", "r1", "--timeout", "60", module="deploy", **books) for _ in range(10)]
+
+        async def migrated() -> bool:
+            return bool(await connection.fetchval("SELECT to_regclass('operation_runs')")) and (
+                await connection.fetchval("SELECT version_num FROM opsplane_schema_version") == migrate.head()
+            )
+
+        await until(migrated)
+        commands.start("worker", **books)
         answers = [await asyncio.to_thread(hook.communicate, timeout=90) for hook in hooks]
         assert [hook.returncode for hook in hooks] == [0] * 10, answers
         assert sum("migrate: done" in out for out, _ in answers) == 1
+        runs = await connection.fetch("SELECT type, outcome FROM operation_runs")
+        assert [tuple(run) for run in runs] == [("test.deploy.always", "succeeded")]
     finally:
+        await connection.close()
         commands.end()
 
 
