@@ -147,6 +147,18 @@ async def test_no_two_workers_hold_the_same_tenant(plane: Plane, operator: Actor
         assert await items.claim(tx.session, run_id, uuid.uuid4(), lease_s=20) is None
 
 
+async def test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_other(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    async with plane.db.transaction() as one, plane.db.transaction() as two, asyncio.timeout(2):
+        first = await items.claim(one.session, run_id, uuid.uuid4(), lease_s=20)
+        second = await items.claim(two.session, run_id, uuid.uuid4(), lease_s=20)
+    assert first is not None
+    assert second is not None
+    assert first.item_key != second.item_key
+
+
 async def test_a_worker_that_lost_its_lease_cannot_commit(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     run_id = await begun(plane, operator)
     zombie = await claim(plane, run_id, lease_s=0)

@@ -1,5 +1,6 @@
 """The runbook that ships, rule by rule."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -152,3 +153,20 @@ async def test_a_repair_spans_many_chunks_and_counts_each_row_once(
     assert (await support.show(plane, run.id)).context.updated_count == 2345
     async with plane.db.reading() as session:
         assert await session.scalar(select(func.count()).where(Finding.due_at.is_(None))) == 0
+
+
+async def test_a_row_that_somebody_repairs_meanwhile_is_neither_written_nor_counted(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    await support.add_findings(plane, tenants[0], 3, **(COMPLETE | {"times_seen": None}))
+    run = (await support.start(plane, operator)).run
+    async with plane.db.transaction() as application:
+        first = "UPDATE findings SET times_seen = 77 WHERE id = (SELECT min(id::text)::uuid FROM findings)"
+        await application.session.execute(text(first))
+        drained = asyncio.create_task(support.drain(plane, run.id))
+        await asyncio.sleep(0.5)
+        assert not drained.done(), "the chunk waits for the row"
+    await drained
+    assert (await support.show(plane, run.id)).context.updated_count == 2
+    async with plane.db.reading() as session:
+        assert sorted(await session.scalars(select(Finding.times_seen))) == [1, 1, 77]
