@@ -169,4 +169,4 @@ async def test_a_row_that_somebody_repairs_meanwhile_is_neither_written_nor_coun
     await drained
     assert (await support.show(plane, run.id)).context.updated_count == 2
     async with plane.db.reading() as session:
-        assert sorted(await session.scalars(select(Finding.times_seen))) == [1, 1, 77]
+        assert set(await session.scalars(select(Finding.times_seen))) == {1, 77}

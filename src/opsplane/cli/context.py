@@ -21,12 +21,6 @@ log = structlog.get_logger()
 
 FAILED, USAGE, REFUSED, UNREACHABLE, TIMED_OUT, DEFECT, INTERRUPTED = 1, 2, 3, 4, 5, 70, 130
 
-HINTS = {
-    "confirmation_mismatch": "Pass --confirm with the phrase.",
-    "reason_required": "Pass --reason-code and --reason-text.",
-    "nothing_to_do": "Pass --force.",
-}
-
 AsUser = Annotated[str | None, typer.Option("--as", metavar="EMAIL", help="Act as this platform user.")]
 T = TypeVar("T")
 
@@ -59,7 +53,7 @@ def errors() -> Iterator[None]:
     try:
         yield
     except OpsplaneError as error:
-        fail(f"{error.message} {HINTS.get(error.code, '')}", exit_code(error))
+        fail(error.message, exit_code(error))
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except typer.Abort:

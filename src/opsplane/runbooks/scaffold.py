@@ -10,10 +10,11 @@ RUNBOOK = '''"""{title}: say in one line what it repairs."""
 from collections.abc import Mapping
 from typing import Any
 
-from opsplane import RepairRunbook, register
-from opsplane.findings.models import Finding
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import InstrumentedAttribute
+
+from opsplane import RepairRunbook, register
+from opsplane.findings.models import Finding
 
 
 @register
@@ -40,14 +41,15 @@ TEST = '''"""{title} keeps the promises of every runbook."""
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from opsplane import testing
 from opsplane.db import new_id
 from opsplane.findings.models import Finding
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
-from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 
 pytest_plugins = ["opsplane.testing"]
 registry.load(Path(__file__).parents[1])
