@@ -17,6 +17,7 @@ from sqlalchemy import text
 from opsplane import migrate
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
+from opsplane.queue import QUEUE
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
 from tests import support
@@ -124,6 +125,41 @@ async def test_a_worker_told_to_stop_finishes_its_chunk_and_leaves_nothing_lease
         )
         alive = await session.scalar(text("SELECT count(*) FROM processes WHERE kind = 'worker'"))
     assert (leased, alive) == (0, 0)
+
+
+async def test_workers_go_on_from_postgres_while_redis_is_away(
+    plane: Plane, operator: Actor, tenants: list[Tenant], commands: Commands
+) -> None:
+    worker = commands.start("worker", OPSPLANE_REDIS_URL="redis://127.0.0.1:1")
+    run = (await support.start(plane, operator, "test.effects.plain")).run
+
+    async def completed() -> bool:
+        assert worker.poll() is None
+        return (await support.show(plane, run.id)).status == "completed"
+
+    await until(completed)
+    assert await effects(plane) == 3 * ROWS
+
+
+async def test_a_pickle_in_redis_is_refused_and_not_run(
+    plane: Plane, operator: Actor, tenants: list[Tenant], commands: Commands, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+    evil = b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
+    await plane.queue.redis.set("arq:job:evil", evil)
+    await plane.queue.redis.zadd(QUEUE, {"evil": 1})
+    commands.start("worker")
+    run = (await support.start(plane, operator, "test.effects.plain")).run
+
+    async def completed() -> bool:
+        return (await support.show(plane, run.id)).status == "completed"
+
+    async def refused() -> bool:
+        return not await plane.queue.redis.exists("arq:job:evil")
+
+    await until(completed)
+    await until(refused)
+    assert not canary.exists()
 
 
 async def test_a_tenant_that_kills_its_worker_three_times_fails_alone(
