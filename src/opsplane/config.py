@@ -2,10 +2,12 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,9 +37,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    database_url: str | None = Field(None, description="PostgreSQL to use, `postgresql://…`; unset = embedded.")
+    database_url: str | None = Field(
+        None, repr=False, description="PostgreSQL to use, `postgresql://…`; unset = embedded."
+    )
     redis_url: str | None = Field(
-        None, description="Redis or Valkey to use, `redis://…` or `unix://…`; unset = embedded."
+        None, repr=False, description="Redis or Valkey to use, `redis://…` or `unix://…`; unset = embedded."
     )
     home: Path = Field(Path(".opsplane"), description="Folder of the embedded servers' data and logs.")
     env: Environment = Field(Environment.DEVELOPMENT, description="`development` or `production`.")
@@ -71,14 +75,14 @@ class Settings(BaseSettings):
     def _postgres(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
             raise ValueError("must start with postgresql://")
-        return url
+        return None if url is None else "postgresql://" + _checked(url).split("://", 1)[1]
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
-        return url
+        return None if url is None else _checked(url)
 
     @field_validator("base_url")
     @classmethod
@@ -116,7 +120,8 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """The database's address for SQLAlchemy's asyncpg dialect; set only once a server is known."""
         assert self.database_url is not None, "no server is known yet"
-        return "postgresql+asyncpg://" + self.database_url.split("://", 1)[1]
+        url = "postgresql+asyncpg://" + self.database_url.split("://", 1)[1]
+        return re.sub(r"([?&])sslmode=", r"\1ssl=", url)  # libpq's name for what asyncpg calls ssl
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -130,6 +135,14 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError(_first_line(error)) from None
+
+
+def _checked(url: str) -> str:
+    try:
+        urlsplit(url).port  # noqa: B018 - reading it is the check
+    except ValueError as error:
+        raise ValueError(f"is not an address: {error}") from None
+    return url
 
 
 def _refuse_misspelt(environ: Mapping[str, str]) -> None:

@@ -13,14 +13,16 @@ import uuid_utils.compat
 from sqlalchemy import BigInteger, DateTime, MetaData, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from opsplane.config import Settings
-from opsplane.errors import ServiceUnavailable
+from opsplane.errors import InvalidInput, ServiceUnavailable
 
 log = structlog.get_logger()
 
+NUL_IN_TEXT = "22021"
 VERSION_TABLE = "opsplane_schema_version"  # beside the application's own alembic_version
 
 
@@ -127,7 +129,13 @@ async def translate_unreachable() -> AsyncIterator[None]:
     except DBAPIError as error:
         if is_unreachable(error):
             raise _unreachable(error.orig or error) from error
+        if sqlstate(error) == NUL_IN_TEXT:
+            raise InvalidInput("Text must not contain NUL characters.") from error
         raise
+    except PoolTimeout as error:
+        raise ServiceUnavailable(
+            "All connections of this process are busy; try again, or raise OPSPLANE_POOL_SIZE.", service="database"
+        ) from error
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -149,7 +157,7 @@ def sqlstate(error: BaseException) -> str | None:
 def _unreachable(error: BaseException) -> ServiceUnavailable:
     log.warning("database_unreachable", error=repr(error))
     return ServiceUnavailable(
-        f"The database cannot be reached ({first_line(error)}); check OPSPLANE_DATABASE_URL and that PostgreSQL is up.",
+        "The database cannot be reached; check OPSPLANE_DATABASE_URL and that PostgreSQL is up. The log says more.",
         service="database",
     )
 

@@ -70,6 +70,8 @@ async def _redis(plane: Plane) -> tuple[bool, str]:
 
 
 async def _workers(plane: Plane) -> tuple[bool, str]:
+    if not await migrate.is_current(plane.db):
+        return False, "unknown until the schema is this release's; run `opsplane migrate`"
     async with plane.db.reading() as session:
         workers = await processes.live_workers(session)
     alive = f"{len(workers)} alive, {sum(worker.slots for worker in workers)} slots"

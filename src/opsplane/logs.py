@@ -28,7 +28,11 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(
+            exception_formatter=structlog.dev.plain_traceback  # the default prints local variables, secrets too
+        )
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

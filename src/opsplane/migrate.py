@@ -1,5 +1,7 @@
 """Bring the database to the schema this release needs; safe when many processes try at once."""
 
+import functools
+
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -17,6 +19,7 @@ from opsplane.errors import ConfigurationError
 _LOCK = "hashtextextended('opsplane:migrate', 0)"
 
 
+@functools.cache
 def head() -> str:
     """The revision this release needs."""
     revision = ScriptDirectory.from_config(_alembic()).get_current_head()

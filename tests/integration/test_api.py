@@ -102,6 +102,7 @@ BAD_STARTS: list[tuple[dict[str, Any], int, str]] = [
     ({"confirmation": "BACKFILL"}, 422, "reason_required"),
     (start_body(confirmation="nope"), 422, "confirmation_mismatch"),
     (start_body(surprise=1), 422, "invalid_request"),
+    ({"scope": {"kind": "single_tenant", "tenant_id": "a\x00"}}, 422, "invalid_input"),
     ({"scope": {"kind": "single_tenant"}}, 422, "invalid_request"),
     (start_body(preflight_id="01900000-0000-7000-8000-000000000000"), 409, "preflight_stale"),
     (start_body(), 409, "nothing_to_do"),
@@ -241,5 +242,6 @@ async def test_a_database_that_is_not_there_is_503(servers: Any, settings: Any) 
         answer = await client.get("/system/ops/runs", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
     assert "Retry-After" in answer.headers
+    assert "127.0.0.1" not in answer.text
     await absent.queue.close()
     await absent.db.close()

@@ -11,6 +11,7 @@ from opsplane.alerts.models import OutboxEvent
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.findings.models import Finding
+from opsplane.queue import QUEUE
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.runs import items, lifecycle, processes, summary, sweeper
@@ -246,6 +247,40 @@ async def test_a_run_whose_runbook_no_living_worker_knows_fails(
     impatient = plane.settings.model_copy(update={"stale_queued_s": 0})
     await sweeper.sweep(plane.db, plane.queue, impatient)
     assert (await support.show(plane, run.id)).failures[0].code == "runbook_gone"
+
+
+async def test_a_run_given_up_half_way_says_which_tenants_were_done(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    lease = await claim(plane, run_id)
+    async with plane.db.transaction() as tx:
+        await items.store(tx.session, lease, cursor=None, updated=5, errors=0, passes=1, lease_s=20)
+        await items.finish(tx.session, lease)
+        await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=2)
+        await tx.session.execute(text("UPDATE operation_runs SET runbook_version = 99"))
+        await tx.session.execute(
+            text(
+                "UPDATE operation_run_items SET started_at = started_at - interval '1h', progress_at = NULL, finished_at = NULL"
+            )
+        )
+    await sweeper.sweep(plane.db, plane.queue, plane.settings.model_copy(update={"stale_queued_s": 0}))
+    done = await support.show(plane, run_id)
+    assert (done.outcome, done.summary_counts["updated"], len(done.failures)) == ("partially_succeeded", 5, 2)
+
+
+async def test_a_busy_plane_is_not_rung_again(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    run_id = await begun(plane, operator)
+    async with plane.db.transaction() as tx:
+        await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=1)
+    await claim(plane, run_id)
+    await plane.queue.redis.flushdb()
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert await plane.queue.redis.zcard(QUEUE) == 0
+    async with plane.db.transaction() as tx:
+        await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=1)
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert await plane.queue.redis.zcard(QUEUE) == 1
 
 
 async def test_a_run_that_waits_behind_a_healthy_queue_is_left_alone(

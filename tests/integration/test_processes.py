@@ -175,11 +175,25 @@ async def test_a_tenant_that_kills_its_worker_three_times_fails_alone(
             worker = commands.start("worker")
         return (await support.show(plane, run.id)).status == "completed"
 
-    await until(completed, 60)
+    await until(completed, 120)
     done = await support.show(plane, run.id)
     assert done.outcome == "partially_succeeded"
     assert [(failure.tenant_external_id, failure.code) for failure in done.failures] == [("globex", "worker_lost")]
     assert await effects(plane) == 2 * ROWS
+
+
+async def test_doctor_names_every_check_even_on_an_empty_database(
+    settings: Settings, new_database: Callable[[], Awaitable[str]]
+) -> None:
+    commands = Commands(settings.model_copy(update={"database_url": await new_database()}))
+    try:
+        found = json.loads((answer := await asyncio.to_thread(commands.run, "doctor", "--json")).stdout)
+    finally:
+        commands.end()
+    assert answer.returncode == 4
+    wrong = {check["name"] for check in found if not check["ok"]}
+    assert wrong == {"schema", "extension", "workers"}
+    assert {check["name"] for check in found} - wrong == {"configuration", "database", "redis", "runbooks"}
 
 
 async def test_ten_deploys_at_once_repair_once_and_end_with_that_runs_result(

@@ -25,6 +25,8 @@ def load(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> config.Sett
     ("values", "names"),
     [
         ({"OPSPLANE_DATABASE_URL": "mysql://x"}, "OPSPLANE_DATABASE_URL: must start with postgresql://"),
+        ({"OPSPLANE_DATABASE_URL": "postgresql://h:abc/db"}, "OPSPLANE_DATABASE_URL: is not an address"),
+        ({"OPSPLANE_REDIS_URL": "redis://h:abc"}, "OPSPLANE_REDIS_URL: is not an address"),
         ({"OPSPLANE_REDIS_URL": "http://x"}, "OPSPLANE_REDIS_URL: must start with redis://"),
         ({"OPSPLANE_POOL_SIZE": "0"}, "OPSPLANE_POOL_SIZE"),
         ({"OPSPLANE_LOG_LEVEL": "LOUD"}, "OPSPLANE_LOG_LEVEL: must be DEBUG"),
@@ -69,5 +71,11 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_mistake(monkeypat
     load(monkeypatch, {"OPSPLANE_PORT": "tcp://10.0.0.1:80", "OPSPLANE_SERVICE_HOST": "10.0.0.1"})
 
 
-def test_the_secret_key_does_not_show() -> None:
-    assert "hunter2" not in repr(config.Settings.model_validate({"secret_key": "hunter2"}))
+def test_secrets_do_not_show() -> None:
+    secrets = {"secret_key": "hunter2", "database_url": "postgresql://u:hunter2@h/d", "redis_url": "redis://:hunter2@h"}
+    assert "hunter2" not in repr(config.Settings.model_validate(secrets))
+
+
+def test_what_managed_databases_hand_out_is_understood() -> None:
+    settings = config.Settings(database_url="postgres://u:p@h/d?sslmode=require")
+    assert settings.sqlalchemy_url == "postgresql+asyncpg://u:p@h/d?ssl=require"

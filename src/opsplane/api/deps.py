@@ -41,7 +41,8 @@ def right(capability: Capability) -> Dependency:
 
 ThePlane = Annotated[Plane, Depends(the_plane)]
 CanViewRunbooks = Annotated[Actor, right(Capability.RUNBOOKS_VIEW)]
-CanStartRunbooks = Annotated[Actor, right(Capability.RUNBOOKS_RUN)]
+# The service asks for platform.runbooks.run itself, so that a refused start is on record.
+CanStartRunbooks = Annotated[Actor, right(Capability.SYSTEM_ACCESS)]
 CanViewRuns = Annotated[Actor, right(Capability.OPS_VIEW)]
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Rows in this page.")]

@@ -6,13 +6,16 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from opsplane import migrate
 from opsplane.api import problems
 from opsplane.auth import tokens
 from opsplane.auth.actors import Actor
-from opsplane.errors import OpsplaneError
+from opsplane.errors import OpsplaneError, ServiceUnavailable
 from opsplane.runbooks.service import Plane
 
 log = structlog.get_logger()
+
+NOT_MIGRATED = ServiceUnavailable("The database does not have this release's schema; run `opsplane migrate`.")
 
 
 class SystemGate:
@@ -37,6 +40,9 @@ class SystemGate:
             return
         except Exception as error:
             log.exception("gate_failed", exc_info=error)
+            if not await migrate.is_current(plane.db):
+                await problems.refused(NOT_MIGRATED)(scope, receive, send)
+                return
             refused = problems.problem(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something unexpected happened."
             )

@@ -14,6 +14,7 @@ from opsplane import config, logs, migrate, runtime
 from opsplane.auth import users
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
+from opsplane.db import first_line
 from opsplane.errors import ConfigurationError, InvalidInput, NotFound, OpsplaneError, ServiceUnavailable
 from opsplane.runbooks.service import Plane
 
@@ -53,7 +54,8 @@ def errors() -> Iterator[None]:
     try:
         yield
     except OpsplaneError as error:
-        fail(error.message, exit_code(error))
+        cause = f" ({first_line(error.__cause__)})" if isinstance(error, ServiceUnavailable) and error.__cause__ else ""
+        fail(error.message + cause, exit_code(error))
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except typer.Abort:

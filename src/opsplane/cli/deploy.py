@@ -53,6 +53,10 @@ async def _deploy(
         for runbook in chosen:
             result = await deploy.attempt(plane, runbook, release=release, wait=wait, ends=ends)
             say(f"{runbook.key}: {_in_words(result)}")
+            if result.ended_well is False:
+                output.note(
+                    "A release has one run per runbook; repair by hand (opsplane runbooks start), or name another."
+                )
             done.append(result)
     return done
 

@@ -82,7 +82,7 @@ async def run(plane: Plane, runbook: Runbook, *, release: str, wait: bool, ends:
             if not wait or _over(ends):
                 raise
             # Looking costs nothing, while every refused start is put on record: try again only once that run has ended.
-            log.info("waiting_for_scope", runbook=runbook.key, active_run_id=held.extra["active_run_id"])
+            log.warning("waiting_for_scope", runbook=runbook.key, active_run_id=held.extra["active_run_id"])
             await _ended(plane, uuid.UUID(held.extra["active_run_id"]), ends)
     return Deployed(runbook.key, await _ended(plane, started.id, ends) if wait else started)
 

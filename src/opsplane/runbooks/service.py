@@ -17,7 +17,7 @@ from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.config import Settings
 from opsplane.db import Database, sqlstate
-from opsplane.errors import Conflict, OpsplaneError
+from opsplane.errors import Conflict, OpsplaneError, ServiceUnavailable
 from opsplane.queue import Queue
 from opsplane.runbooks import idempotency, locks, preflights, registry
 from opsplane.runbooks.base import Runbook
@@ -121,7 +121,12 @@ async def start(plane: Plane, order: StartOrder, *, by: Actor, idempotency_key: 
         runbook = registry.find(order.runbook)
         by.require(runbook.capability)
         starting = _Starting(plane, order, runbook, _checked(order, runbook, by=by), by, idempotency_key)
-        return await starting.replayed() or await starting.queued()
+        try:
+            return await starting.replayed() or await starting.queued()
+        except ScopeLocked:
+            if (ours := await starting.replayed()) is not None:
+                return ours  # the run that holds the scope is this very request's, sent twice
+            raise
 
 
 async def _look(plane: Plane, runbook: Runbook, tenant: str | None, *, by: Actor, source: Source) -> Preflight:
@@ -197,7 +202,14 @@ class _Starting:
             if sqlstate(error) not in RACES:
                 raise
         await self._refuse_if_held()
-        return await self._transaction(preflight_id)
+        try:
+            return await self._transaction(preflight_id)
+        except DBAPIError as error:
+            if sqlstate(error) not in RACES:
+                raise
+            raise ServiceUnavailable(
+                "Another start on this scope takes long; try again.", service="database"
+            ) from error
 
     async def _transaction(self, preflight_id: uuid.UUID) -> Started:
         """The one transaction: idempotency key, scope lock, preflight used up, run and audit rows."""
@@ -275,7 +287,7 @@ async def _audited_refusals(plane: Plane, order: StartOrder, *, by: Actor) -> As
     try:
         yield
     except OpsplaneError as refusal:
-        if refusal.status is not HTTPStatus.SERVICE_UNAVAILABLE:
+        if not isinstance(refusal, ServiceUnavailable):
             await _audit_refusal(plane, order, refusal, by=by)
         raise
 

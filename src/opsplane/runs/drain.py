@@ -3,6 +3,8 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,15 +104,22 @@ class Drainer:
 
     async def _another_pass(self, session: AsyncSession, runbook: Runbook, lease: Lease, chunk: Chunk) -> bool:
         looked_at_everything = lease.cursor is None and chunk.updated == 0
-        if looked_at_everything or not await runbook.residue(session, lease.tenant_id):
+        if looked_at_everything:
             return False
+        with _authored():
+            if not await runbook.residue(session, lease.tenant_id):
+                return False
         if lease.passes + 1 >= MAX_PASSES:
             raise NotConverging
         return True
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
         code, message = _describe(error)
-        log.warning("item_failed", run_id=str(lease.run_id), item=lease.item_key, code=code, exc_info=error)
+        # A database error's own text can quote whole rows, so only its first line is kept anywhere.
+        traceback = None if isinstance(error, DBAPIError) else error
+        log.warning(
+            "item_failed", run_id=str(lease.run_id), item=lease.item_key, code=code, error=message, exc_info=traceback
+        )
         try:
             async with self.db.transaction() as tx:
                 if _is_transient(error) and await items.retry_later(tx.session, lease):
@@ -158,8 +167,14 @@ def _careful(rows: int, lease: Lease) -> int:
 
 
 async def _apply(runbook: Runbook, session: AsyncSession, lease: Lease, limit: int) -> Chunk:
-    try:
+    with _authored():
         return await runbook.apply(session, lease.tenant_id, lease.cursor, limit)
+
+
+@contextmanager
+def _authored() -> Iterator[None]:
+    try:
+        yield
     except (OSError, TimeoutError) as error:
         raise AuthorError from error
 
@@ -181,7 +196,8 @@ def _describe(error: Exception) -> tuple[str, str]:
     if isinstance(error, Retry):
         return "gave_up", f"The runbook asked {items.MAX_ATTEMPTS} times to try again: {first_line(error)}"
     if isinstance(error, DBAPIError) and not is_unreachable(error):
-        return "database_error", f"{sqlstate(error)}: {first_line(error)}"
+        hint = " An index that fits the selector, or a larger OPSPLANE_CHUNK_TIMEOUT_S, helps."
+        return "database_error", f"{sqlstate(error)}: {first_line(error)}.{hint if sqlstate(error) == '57014' else ''}"
     if isinstance(error, AuthorError):
         return "runbook_error", first_line(error)
     return "runbook_error", f"{type(error).__name__}: {first_line(error)}"

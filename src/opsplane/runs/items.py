@@ -153,11 +153,13 @@ async def store(
             updated_count=item.updated_count + updated,
             error_count=item.error_count + errors,
             passes=passes,
+            attempts=func.greatest(item.attempts - 1, 0),  # progress forgives
             lease_until=_after(lease_s),
             progress_at=func.clock_timestamp(),
         )
     )
-    return replace(lease, cursor=cursor, updated=lease.updated + updated, passes=passes)
+    attempts = max(lease.attempts - 1, 0)
+    return replace(lease, cursor=cursor, updated=lease.updated + updated, passes=passes, attempts=attempts)
 
 
 async def finish(session: AsyncSession, lease: Lease) -> None:

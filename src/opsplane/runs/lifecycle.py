@@ -59,10 +59,12 @@ async def finalize(session: AsyncSession, run_id: uuid.UUID) -> bool:
 
 
 async def fail_whole(session: AsyncSession, run: OperationRun, *, code: str, message: str) -> None:
-    """Complete a run that never could begin; its scope is free again."""
+    """Complete a run that nobody can carry on; its scope is free again."""
     run.failure_code, run.failure_message = code, message
     await session.flush()
-    await _complete(session, run, Outcome.FAILED, await summary.count(session, run.id))
+    counts = await summary.count(session, run.id)
+    outcome = outcome_of(succeeded=counts["succeeded"], failed=max(1, counts["failed"]), cancelled=0)
+    await _complete(session, run, outcome, counts)
 
 
 async def _complete(session: AsyncSession, run: OperationRun, outcome: Outcome, counts: dict[str, int]) -> None:

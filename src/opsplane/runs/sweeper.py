@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.config import Settings
 from opsplane.db import Database, Transaction
 from opsplane.errors import ServiceUnavailable
-from opsplane.queue import Queue
+from opsplane.queue import JOBS_PER_WAKE, Queue
 from opsplane.runbooks.models import IdempotencyKey, Preflight
 from opsplane.runs import items, lifecycle, processes
 from opsplane.runs.models import OperationRun, OperationRunItem
@@ -75,7 +75,13 @@ async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> Non
 
 
 async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> None:
-    """Ring again for runs that have work and were not rung for a while."""
+    """Ring again for runs that have work and were not rung for a while, as often as there are free slots.
+
+    More would pile up in the queue in front of other runs, because every slice that ends rings for itself.
+    """
+    free = await _free_slots(tx.session)
+    if free <= 0:
+        return
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
     waiting = select(item.run_id).where(item.run_id == run.id, item.state == ItemState.PENDING, due)
     quiet = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
@@ -86,7 +92,7 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
         .returning(run.id)
     )
     for run_id in woken.all():
-        _wake_after_commit(tx, queue, run_id)
+        _wake_after_commit(tx, queue, run_id, jobs=min(free, JOBS_PER_WAKE))
 
 
 async def finalize_done(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
@@ -184,8 +190,14 @@ async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
     return bool(await session.scalar(select(claimed.exists())))
 
 
-def _wake_after_commit(tx: Transaction, queue: Queue, run_id: uuid.UUID) -> None:
+async def _free_slots(session: AsyncSession) -> int:
+    workers = await processes.live_workers(session)
+    busy = await session.scalar(select(func.count()).select_from(item).where(item.state == ItemState.RUNNING))
+    return sum(worker.slots for worker in workers) - (busy or 0)
+
+
+def _wake_after_commit(tx: Transaction, queue: Queue, run_id: uuid.UUID, *, jobs: int = 1) -> None:
     async def wake() -> None:
-        await queue.wake(run_id)
+        await queue.wake(run_id, jobs=jobs)
 
     tx.after_commit.append(wake)

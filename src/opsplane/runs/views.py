@@ -151,9 +151,10 @@ async def last_runs(session: AsyncSession) -> dict[str, OperationRun]:
 
 
 async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_url: str) -> list[RunOut]:
-    """Runs as a list shows them: counts as last stored, without failures."""
-    rows = await session.execute(runs)
-    return [_present(row, row[0].summary_counts, [], base_url=base_url) for row in rows]
+    """Runs as a list shows them, without failures; only those that go on are counted anew, and those are few."""
+    rows = (await session.execute(runs)).all()
+    live = {row[0].id: await summary.count(session, row[0].id) for row in rows if row[0].completed_at is None}
+    return [_present(row, live.get(row[0].id, row[0].summary_counts), [], base_url=base_url) for row in rows]
 
 
 def newest_first(

@@ -66,6 +66,7 @@ class Bell:
             handle_signals=False,
             max_jobs=self._concurrency,
             poll_delay=0.25,
+            health_check_interval=10,  # it writes: a Redis that has become read-only shows itself
             job_serializer=to_json,
             job_deserializer=json.loads,
             log_results=False,

@@ -40,6 +40,8 @@ async def work(plane: Plane, stop: asyncio.Event) -> None:
         bell.listen(),
         *(_work_without_redis(plane, drainer, bell, slots) for _ in range(settings.worker_concurrency)),
     )
+    for _ in range(settings.worker_concurrency):
+        await slots.acquire()  # every drain holds a slot: none is cut off in the middle of a database call
     log.info("worker_stopped", worker=str(me))
 
 
