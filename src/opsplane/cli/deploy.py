@@ -55,7 +55,8 @@ async def _deploy(
             say(f"{runbook.key}: {_in_words(result)}")
             if result.ended_well is False:
                 output.note(
-                    "A release has one run per runbook; repair by hand (opsplane runbooks start), or name another."
+                    f"Release {release} has had its one run of it; start one by hand (opsplane runbooks start), "
+                    "or name another release (--release)."
                 )
             done.append(result)
     return done
@@ -67,7 +68,7 @@ def _in_words(result: Deployed) -> str:
         return f"not started: {result.refusal.message}"
     if run is None:
         return "nothing to do"
-    updated = f"{run.context.updated_count:,} rows updated"
+    updated = f"{run.context.updated_count:,} rows updated at {run.created_at:%Y-%m-%d %H:%M:%S} UTC"
     return f"{run.status}, {run.outcome}, {updated}, {run.view_url}"
 
 
