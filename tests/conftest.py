@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from opsplane import embedded, migrate
@@ -22,7 +23,8 @@ from opsplane.tenants.models import Tenant
 RUNBOOKS = Path(__file__).parent / "runbooks"
 TABLES = (
     "operation_run_failures, operation_run_items, operation_runs, preflights, idempotency_keys, audit_events, outbox, "
-    "findings, api_tokens, platform_user_capabilities, platform_users, processes"
+    "findings, api_tokens, platform_user_capabilities, recovery_codes, break_glass, system_sessions, platform_users, "
+    "memberships, admin_sessions, tenant_users, processes"
 )
 
 
@@ -58,11 +60,17 @@ async def new_database(servers: embedded.Endpoints) -> Callable[[], Awaitable[st
 
 
 @pytest.fixture(scope="session")
-async def settings(servers: embedded.Endpoints, new_database: Callable[[], Awaitable[str]]) -> Settings:
+async def settings(
+    servers: embedded.Endpoints,
+    new_database: Callable[[], Awaitable[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
     """Settings of a migrated database; loops are quick so that tests need not wait."""
     settings = Settings(
         database_url=await new_database(),
         redis_url=servers.redis_url,
+        secret_key=SecretStr("a key of the tests, of at least 32 characters"),
+        home=tmp_path_factory.mktemp("opsplane"),
         runbooks_dir=RUNBOOKS,
         sweep_s=0.5,
         lease_s=2,

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -45,9 +46,30 @@ class Settings(BaseSettings):
     )
     home: Path = Field(Path(".opsplane"), description="Folder of the embedded servers' data and logs.")
     env: Environment = Field(Environment.DEVELOPMENT, description="`development` or `production`.")
-    secret_key: SecretStr | None = Field(None, description="At least 32 characters; required in production.")
+    secret_key: SecretStr | None = Field(
+        None,
+        description="At least 32 characters, from which every key is derived; required in production, "
+        "else one is made and kept under `OPSPLANE_HOME`.",
+    )
     base_url: str = Field(
         "http://localhost:8000", description="Address at which operators reach opsplane; links start with it."
+    )
+    trusted_proxies: str | None = Field(
+        None, description="Addresses or networks of proxies, comma-separated, whose `X-Forwarded-For` is believed."
+    )
+    allow_admin_maintenance_actions: bool = Field(
+        False, description="Hint at runbooks in `/admin/findings`; refused in production."
+    )
+    system_idle_s: int = Field(900, ge=60, le=86_400, description="Seconds an operator's session survives unused.")
+    system_session_s: int = Field(43_200, ge=60, le=604_800, description="Seconds an operator's session may last.")
+    admin_idle_s: int = Field(3600, ge=60, le=86_400, description="Seconds a tenant user's session survives unused.")
+    admin_session_s: int = Field(86_400, ge=60, le=604_800, description="Seconds a tenant user's session may last.")
+    requests_per_minute: int = Field(
+        1200, ge=10, le=1_000_000, description="Requests a client address may make per plane and process."
+    )
+    max_body_bytes: int = Field(262_144, ge=1024, le=10_485_760, description="Largest request body.")
+    audit_spool: Path | None = Field(
+        None, description="Folder for audit events the database refused; unset = `audit` under `OPSPLANE_HOME`."
     )
     runbooks_dir: Path | None = Field(None, description="Folder whose `*.py` files are loaded as runbooks.")
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
@@ -91,6 +113,14 @@ class Settings(BaseSettings):
             raise ValueError("must start with http:// or https://")
         return url.rstrip("/")
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, proxies: str | None) -> str | None:
+        for proxy in (proxies or "").split(","):
+            if proxy.strip() not in {"", "*"}:
+                ip_network(proxy.strip())
+        return proxies
+
     @field_validator("log_level")
     @classmethod
     def _log_level(cls, level: str) -> str:
@@ -114,7 +144,21 @@ class Settings(BaseSettings):
             raise ValueError("production needs OPSPLANE_SECRET_KEY with at least 32 characters")
         if not self.base_url.startswith("https://"):
             raise ValueError("production needs an https:// OPSPLANE_BASE_URL, or cookies would travel in the clear")
+        if "*" in self.proxies:
+            raise ValueError("production refuses OPSPLANE_TRUSTED_PROXIES=*, anybody could forge an address; list them")
+        if self.allow_admin_maintenance_actions:
+            raise ValueError("production refuses OPSPLANE_ALLOW_ADMIN_MAINTENANCE_ACTIONS; customers see no repairs")
         return self
+
+    @property
+    def proxies(self) -> list[str]:
+        """Addresses and networks of trusted proxies."""
+        return [proxy.strip() for proxy in (self.trusted_proxies or "").split(",") if proxy.strip()]
+
+    @property
+    def second_factor_required(self) -> bool:
+        """Whether operators must log in with a one-time code."""
+        return self.env is Environment.PRODUCTION
 
     @property
     def sqlalchemy_url(self) -> str:

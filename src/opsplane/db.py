@@ -76,7 +76,9 @@ class Database:
             hide_parameters=True,
             connect_args={"timeout": 10, "server_settings": _server_settings(application, statement_timeout_s)},
         )
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
+        self._sessions = async_sessionmaker(
+            self.engine, expire_on_commit=False, autoflush=False, info={"settings": settings}
+        )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:

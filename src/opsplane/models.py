@@ -2,7 +2,17 @@
 
 from opsplane.alerts.models import OutboxEvent
 from opsplane.audit.models import AuditEvent
-from opsplane.auth.models import ApiToken, PlatformUser, PlatformUserCapability
+from opsplane.auth.models import (
+    AdminSession,
+    ApiToken,
+    BreakGlass,
+    Membership,
+    PlatformUser,
+    PlatformUserCapability,
+    RecoveryCode,
+    SystemSession,
+    TenantUser,
+)
 from opsplane.db import Base
 from opsplane.findings.models import Finding
 from opsplane.runbooks.models import IdempotencyKey, Preflight
@@ -12,10 +22,13 @@ from opsplane.tenants.models import Tenant, Workspace
 metadata = Base.metadata
 
 __all__ = [
+    "AdminSession",
     "ApiToken",
     "AuditEvent",
+    "BreakGlass",
     "Finding",
     "IdempotencyKey",
+    "Membership",
     "OperationRun",
     "OperationRunFailure",
     "OperationRunItem",
@@ -24,7 +37,10 @@ __all__ = [
     "PlatformUserCapability",
     "Preflight",
     "Process",
+    "RecoveryCode",
+    "SystemSession",
     "Tenant",
+    "TenantUser",
     "Workspace",
     "metadata",
 ]

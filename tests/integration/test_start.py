@@ -101,7 +101,7 @@ async def test_a_single_tenant_needs_neither_phrase_nor_reason(
 
 async def test_break_glass_needs_a_reason_for_every_run(plane: Plane, tenants: list[Tenant]) -> None:
     await support.add_findings(plane, tenants[0], 1)
-    loud = Actor(kind=ActorKind.PLATFORM_USER, display="ann@ops.test", break_glass=True)
+    loud = Actor(kind=ActorKind.PLATFORM_USER, display="ann@ops.test", break_glass_id=uuid.uuid4())
     with pytest.raises(ReasonRequired):
         await support.start(plane, loud, tenant="acme", reason=None, confirmation=None)
 

@@ -39,7 +39,7 @@ async def record(
         "actor_id": by.id,
         "actor_display": by.display,
         "token_id": by.token_id,
-        "break_glass": by.break_glass,
+        "break_glass_id": by.break_glass_id,
         "subject_type": subject_type,
         "subject_id": None if subject_id is None else str(subject_id),
         "workspace_id": workspace_id,

@@ -34,5 +34,5 @@ class AuditEvent(Base):
     subject_id: Mapped[str | None]
     reason_code: Mapped[str | None]
     reason_text: Mapped[str | None]
-    break_glass: Mapped[bool] = mapped_column(server_default="false")
+    break_glass_id: Mapped[uuid.UUID | None]
     details: Mapped[dict[str, Any]] = mapped_column(server_default="{}")

@@ -26,7 +26,12 @@ class Actor:
     id: uuid.UUID | None = None
     token_id: uuid.UUID | None = None
     capabilities: frozenset[str] | None = None  # None: all of them, as for somebody who holds the database itself
-    break_glass: bool = False
+    break_glass_id: uuid.UUID | None = None
+
+    @property
+    def break_glass(self) -> bool:
+        """Whether the actor acts in an emergency of theirs."""
+        return self.break_glass_id is not None
 
     @classmethod
     def system(cls, display: str = "system") -> Self:

@@ -271,7 +271,7 @@ class _Starting:
             initiator_id=by.id,
             initiator_display=by.display,
             token_id=by.token_id,
-            break_glass=by.break_glass,
+            break_glass_id=by.break_glass_id,
             reason_code=reason and reason.code,
             reason_text=reason and reason.text,
             release=order.release,

@@ -121,7 +121,7 @@ def initiator(run: OperationRun) -> Actor:
         display=run.initiator_display,
         id=run.initiator_id,
         token_id=run.token_id,
-        break_glass=run.break_glass,
+        break_glass_id=run.break_glass_id,
     )
 
 

@@ -69,7 +69,7 @@ class OperationRun(Base):
     initiator_id: Mapped[uuid.UUID | None]
     initiator_display: Mapped[str]
     token_id: Mapped[uuid.UUID | None]
-    break_glass: Mapped[bool] = mapped_column(server_default="false")
+    break_glass_id: Mapped[uuid.UUID | None]
     reason_code: Mapped[str | None]
     reason_text: Mapped[str | None]
     release: Mapped[str | None]

@@ -241,7 +241,9 @@ def _present(
         status=Status(run.status),
         outcome=Outcome(run.outcome),
         scope=ScopeOut(kind=ScopeKind(run.scope_kind), tenant_id=run.tenant_id, tenant_external_id=external_id),
-        actor=ActorOut(kind=run.initiator_kind, display=run.initiator_display, break_glass=run.break_glass),
+        actor=ActorOut(
+            kind=run.initiator_kind, display=run.initiator_display, break_glass=run.break_glass_id is not None
+        ),
         source=run.source,
         reason=ReasonOut(code=run.reason_code, text=run.reason_text) if run.reason_code else None,
         release=run.release,
