@@ -38,13 +38,20 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name=op.f("fk_memberships_workspace_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_memberships_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_memberships")),
-        sa.UniqueConstraint(
-            "user_id",
-            "workspace_id",
-            "tenant_id",
-            name=op.f("uq_memberships_user_id_workspace_id_tenant_id"),
-            postgresql_nulls_not_distinct=True,
-        ),
+    )
+    op.create_index(
+        "uq_memberships_user_id_tenant_id",
+        "memberships",
+        ["user_id", "tenant_id"],
+        unique=True,
+        postgresql_where=sa.text("tenant_id IS NOT NULL"),
+    )
+    op.create_index(
+        "uq_memberships_user_id_workspace_id",
+        "memberships",
+        ["user_id", "workspace_id"],
+        unique=True,
+        postgresql_where=sa.text("tenant_id IS NULL"),
     )
     op.create_table(
         "admin_sessions",

@@ -9,21 +9,27 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from opsplane import data, logs, migrate, runtime
-from opsplane.api import problems, system
-from opsplane.api.gate import SystemGate
-from opsplane.config import Settings
+from opsplane.access.sign_in import SignIn
+from opsplane.api import admin, limits, problems, system
+from opsplane.api.gate import AdminGate, Gate, SystemGate
+from opsplane.api.headers import SecurityHeaders
+from opsplane.api.limits import BodyLimit
+from opsplane.api.origin import SameOrigin
+from opsplane.api.pages import TEMPLATES
+from opsplane.api.proxies import behind_proxies
+from opsplane.auth.passwords import Passwords
+from opsplane.auth.throttle import LOGINS, ONE_TIME_CODES, Throttle
+from opsplane.config import Environment, Settings
 from opsplane.db import new_id
 from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes, sweeper
 
 READY_TIMEOUT_S = 3.0
-TEMPLATES = Environment(loader=FileSystemLoader(data.ROOT / "templates"), autoescape=select_autoescape())
 
 
 def build(settings: Settings) -> ASGIApp:
@@ -35,29 +41,53 @@ def build(settings: Settings) -> ASGIApp:
     problems.install(app)
     app.add_api_route("/healthz", healthz, methods=["GET"])
     app.add_api_route("/readyz", readyz, methods=["GET"])
-    app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
+    if settings.env is not Environment.PRODUCTION:
+        app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     app.mount("/static", StaticFiles(directory=data.ROOT / "static"))
-    gate = SystemGate(system.build())
-    app.mount("/system", gate)
-    app.router.routes.append(Route("/system", endpoint=gate))  # a mount does not match its own name
-    return app
+    for gate in (SystemGate(_plane(system.build(), settings)), AdminGate(_plane(admin.build(), settings))):
+        _mount(app, gate)
+    https = settings.base_url.startswith("https://")
+    return behind_proxies(SecurityHeaders(app, https=https), settings)
+
+
+def _plane(app: FastAPI, settings: Settings) -> ASGIApp:
+    limits.install(app, settings)
+    return SameOrigin(BodyLimit(app, settings.max_body_bytes), settings.base_url)
+
+
+def _mount(app: FastAPI, gate: Gate) -> None:
+    app.mount(f"/{gate.plane}", gate)
+    app.router.routes.append(Route(f"/{gate.plane}", endpoint=gate))  # a mount does not match its own name
 
 
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         logs.configure(settings)
-        async with runtime.opened(settings, application="opsplane-api") as plane:
+        async with runtime.opened(settings, application="opsplane-api") as plane, doorman(plane) as sign_in:
             stop = asyncio.Event()
             background = asyncio.gather(
                 sweeper.sweep_until(stop, plane.db, plane.queue, settings),
                 processes.beat_until(stop, plane.db, new_id(), kind=processes.API, slots=0),
             )
-            yield {"plane": plane}
+            yield {"plane": plane, "sign_in": sign_in}
             stop.set()
             await background
 
     return lifespan
+
+
+@asynccontextmanager
+async def doorman(plane: Plane, passwords: Passwords | None = None) -> AsyncIterator[SignIn]:
+    """What judges whoever signs in, with its own connections to Redis."""
+    redis_url = plane.settings.redis_url
+    assert redis_url is not None, "no Redis is known yet"
+    logins, codes = Throttle(redis_url, LOGINS), Throttle(redis_url, ONE_TIME_CODES)
+    try:
+        yield SignIn(plane.db, plane.settings, passwords or Passwords(), logins, codes)
+    finally:
+        await logins.close()
+        await codes.close()
 
 
 async def healthz() -> dict[str, str]:
@@ -76,11 +106,9 @@ async def readyz(request: Request) -> JSONResponse:
 
 
 async def welcome(request: Request) -> HTMLResponse:
-    """What somebody sees who opens the address in a browser."""
+    """What a developer sees who opens the address in a browser; in production there is nothing here."""
     state = await _state(request.state.plane)
-    page = TEMPLATES.get_template("welcome.html").render(state=state)
-    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'"}
-    return HTMLResponse(page, headers=headers)
+    return HTMLResponse(TEMPLATES.get_template("welcome.html").render(state=state))
 
 
 async def _state(plane: Plane) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from pathlib import Path
 import asyncpg
 from sqlalchemy import text
 
-from opsplane.auth import tokens, users
+from opsplane.auth import passwords, tokens, totp, users
+from opsplane.auth.actors import Actor
 from opsplane.auth.models import PlatformUser
+from opsplane.auth.passwords import Passwords
 from opsplane.errors import Conflict, NotFound
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
@@ -120,18 +122,31 @@ async def count_wrong(database_url: str) -> int:
         await connection.close()
 
 
-async def operator_token(plane: Plane) -> str:
-    """A token of the demo operator, who may do everything; tokens of earlier demos are revoked."""
+@dataclass(frozen=True)
+class Access:
+    """What the demo operator signs in with, for pages and for the API."""
+
+    password: str
+    token: str
+
+
+async def operator_access(plane: Plane) -> Access:
+    """A new password and token of the demo operator, who may do everything; those of earlier demos are over."""
+    password = passwords.generated()
+    hashed = await Passwords().hash(password)
     async with plane.db.transaction() as tx:
         try:
             user: PlatformUser = await users.find(tx.session, OPERATOR)
         except NotFound:
             user = await users.create(tx.session, OPERATOR, name="Demo operator")
+        await users.set_password(tx.session, user, hashed)
+        await totp.reset(tx.session, user)
         await users.grant(tx.session, user, registry.capabilities())
         await tx.session.execute(
             text("UPDATE api_tokens SET revoked_at = now() WHERE owner_id = :id AND revoked_at IS NULL"),
             {"id": user.id},
         )
         owned = await tokens.capabilities_of(tx.session, user.id)
-        minted = await tokens.mint(tx.session, user, name="demo", capabilities=owned, days=1)
-    return minted.secret
+        by = Actor.system("demo")
+        minted = await tokens.mint(tx.session, user, name="demo", capabilities=owned, days=1, by=by)
+    return Access(password, minted.secret)

@@ -1,14 +1,13 @@
-"""What routes ask for: the plane's resources, the operator with a right, a page of a list."""
+"""What routes are given: the plane's resources, the doorman, a page of a list."""
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Query, Request
-from fastapi.params import Depends as Dependency
 
-from opsplane.auth.actors import Actor
-from opsplane.auth.capabilities import Capability
+from opsplane.access.sign_in import SignIn
+from opsplane.auth.sessions import Client
 from opsplane.errors import InvalidInput
 from opsplane.runbooks.service import Plane
 
@@ -19,32 +18,21 @@ def the_plane(request: Request) -> Plane:
     return found
 
 
-class Right:
-    """A dependency that names a right: the operator of the request, who must have the capability."""
-
-    def __init__(self, capability: Capability) -> None:
-        self.capability = capability
-
-    def __call__(self, request: Request) -> Actor:
-        """Refuse with 403 unless the operator has it now."""
-        operator: Actor = request.state.operator
-        operator.require(Capability.SYSTEM_ACCESS, self.capability)
-        return operator
+def the_doorman(request: Request) -> SignIn:
+    """Hand over what judges passwords, opened once for the process."""
+    found: SignIn = request.state.sign_in
+    return found
 
 
-def right(capability: Capability) -> Dependency:
-    """What a route names: the operator of the request must have this capability."""
-    dependency: Any = Depends(Right(capability))
-    assert isinstance(dependency, Dependency)
-    return dependency
+def the_client(request: Request) -> Client:
+    """Where the request comes from, behind trusted proxies."""
+    address = request.client.host if request.client else "unknown"
+    return Client(address, request.headers.get("user-agent", ""))
 
 
 ThePlane = Annotated[Plane, Depends(the_plane)]
-CanViewRunbooks = Annotated[Actor, right(Capability.RUNBOOKS_VIEW)]
-# The service asks for platform.runbooks.run itself, so that a refused start is on record.
-CanStartRunbooks = Annotated[Actor, right(Capability.SYSTEM_ACCESS)]
-CanViewRuns = Annotated[Actor, right(Capability.OPS_VIEW)]
-
+TheDoorman = Annotated[SignIn, Depends(the_doorman)]
+TheClient = Annotated[Client, Depends(the_client)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Rows in this page.")]
 Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")]
 

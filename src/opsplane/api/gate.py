@@ -1,61 +1,144 @@
-"""The gate of the system plane: decides before routing, so that every path looks the same from outside."""
+"""The gate of a plane: decides before routing, so that every path looks the same from outside."""
 
+from abc import ABC, abstractmethod
 from http import HTTPStatus
+from typing import ClassVar
+from urllib.parse import quote
 
 import structlog
-from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from opsplane import migrate
+from opsplane.access import operators
 from opsplane.api import problems
-from opsplane.auth import tokens
-from opsplane.auth.actors import Actor
+from opsplane.api.cookies import SessionCookie
+from opsplane.auth import members, sessions
+from opsplane.auth.models import AdminSession, SystemSession
 from opsplane.errors import OpsplaneError, ServiceUnavailable
+from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 
 log = structlog.get_logger()
 
 NOT_MIGRATED = ServiceUnavailable("The database does not have this release's schema; run `opsplane migrate`.")
+LONGEST_NEXT = 2000
+KINDS: dict[str, type[SystemSession | AdminSession]] = {"system": SystemSession, "admin": AdminSession}
 
 
-class SystemGate:
-    """Lets requests with a valid token in; others get 401 (bad token) or the 404 of a missing path (none)."""
+class Gate(ABC):
+    """Lets the plane's own people in; to everybody else, paths that exist and paths that do not are the same.
+
+    In this order: a session or token of the plane goes on to the app; a bad token is 401; a
+    browser without any session is sent to the login page; everything else is the 404 of a
+    missing path. Only the login page and its endpoint answer everybody.
+    """
+
+    plane: ClassVar[str]
+    other: ClassVar[str]
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._login = f"/{self.plane}/login"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide for one request."""
         if scope["type"] != "http":
+            await WebSocketClose()(scope, receive, send)
             return
-        token = _bearer(Headers(scope=scope))
-        if token is None:
-            await problems.not_found()(scope, receive, send)
-            return
-        plane: Plane = scope["state"]["plane"]
+        answer: ASGIApp
         try:
-            scope["state"]["operator"] = await _operator(plane, token)
+            answer = await self._answer(HTTPConnection(scope))
         except OpsplaneError as refusal:
-            await problems.refused(refusal)(scope, receive, send)
-            return
+            answer = problems.refused(refusal)
         except Exception as error:
-            log.exception("gate_failed", exc_info=error)
-            if not await migrate.is_current(plane.db):
-                await problems.refused(NOT_MIGRATED)(scope, receive, send)
-                return
-            refused = problems.problem(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something unexpected happened."
+            answer = await self._defect(scope["state"]["plane"], error)
+        await answer(scope, receive, send)
+
+    async def _answer(self, connection: HTTPConnection) -> ASGIApp:
+        if self._is_login(connection) or await self._admit(connection):
+            return self._app
+        if _is_navigation(connection) and not await self._is_foreign(connection):
+            return self._to_login(connection)
+        return problems.not_found()
+
+    @abstractmethod
+    async def _admit(self, connection: HTTPConnection) -> bool:
+        """Put the principal into the request's state; False if the request has no valid credential."""
+
+    async def _is_foreign(self, connection: HTTPConnection) -> bool:
+        """Whether the request comes with a living session of the other plane."""
+        plane: Plane = connection.state.plane
+        secret = SessionCookie.of(self.other, plane.settings).read(connection)
+        if secret is None:
+            return False
+        async with plane.db.reading() as session:
+            return await sessions.exists(session, plane.settings, KINDS[self.other], secret)
+
+    def _is_login(self, connection: HTTPConnection) -> bool:
+        if connection.scope["path"] != self._login:
+            return False
+        return connection.scope["method"] == "POST" or _is_navigation(connection)
+
+    def _to_login(self, connection: HTTPConnection) -> Response:
+        query = connection.scope["query_string"].decode("latin-1")
+        wanted = connection.scope["path"] + (f"?{query}" if query else "")
+        location = f"{self._login}?next={quote(wanted[:LONGEST_NEXT], safe='')}"
+        return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": location})
+
+    async def _defect(self, plane: Plane, error: Exception) -> Response:
+        log.error("gate_failed", exc_info=error)
+        if not await migrate.is_current(plane.db):
+            return problems.refused(NOT_MIGRATED)
+        return problems.defect()
+
+
+class SystemGate(Gate):
+    """Operators, by session or by API token."""
+
+    plane, other = "system", "admin"
+
+    async def _admit(self, connection: HTTPConnection) -> bool:
+        plane: Plane = connection.state.plane
+        token = _bearer(connection)
+        secret = SessionCookie.of(self.plane, plane.settings).read(connection)
+        if token is None and secret is None:
+            return False
+        async with plane.db.transaction() as tx:
+            operator = (
+                await operators.by_token(tx.session, token)
+                if token is not None
+                else await operators.by_session(
+                    tx.session, plane.settings, secret or "", lendable=registry.capabilities()
+                )
             )
-            await refused(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        connection.state.operator = operator
+        return operator is not None
 
 
-async def _operator(plane: Plane, token: str) -> Actor:
-    async with plane.db.transaction() as tx:
-        return await tokens.authenticate(tx.session, token)
+class AdminGate(Gate):
+    """Tenant users, by session."""
+
+    plane, other = "admin", "system"
+
+    async def _admit(self, connection: HTTPConnection) -> bool:
+        plane: Plane = connection.state.plane
+        secret = SessionCookie.of(self.plane, plane.settings).read(connection)
+        if secret is None:
+            return False
+        async with plane.db.transaction() as tx:
+            row = await sessions.find(tx.session, plane.settings, AdminSession, secret)
+            member = None if row is None else await members.load(tx.session, row.user_id)
+        connection.state.member, connection.state.session = member, row
+        return member is not None
 
 
-def _bearer(headers: Headers) -> str | None:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
+def _is_navigation(connection: HTTPConnection) -> bool:
+    return connection.scope["method"] == "GET" and "text/html" in connection.headers.get("accept", "")
+
+
+def _bearer(connection: HTTPConnection) -> str | None:
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None

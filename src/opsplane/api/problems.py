@@ -67,8 +67,16 @@ def not_found() -> ProblemResponse:
 
 def refused(error: OpsplaneError) -> ProblemResponse:
     """A refusal as a problem document."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    retry_after_s = getattr(error, "retry_after_s", RETRY_AFTER_S if error.status is HTTPStatus.SERVICE_UNAVAILABLE else 0)
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
     return problem(error.status, error.code, error.message, headers=headers, **error.extra)
+
+
+def defect() -> ProblemResponse:
+    """The answer when something is wrong with opsplane itself."""
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something unexpected happened; the log has the details."
+    )
 
 
 def install(app: FastAPI) -> None:
@@ -121,6 +129,4 @@ def _field(entry: Mapping[str, Any]) -> dict[str, str]:
 
 async def _defect(request: Request, error: Exception) -> ProblemResponse:
     log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
-    return problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something unexpected happened; the log has the details."
-    )
+    return defect()

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
 from opsplane.runbooks.scopes import ScopeKind
@@ -16,6 +16,17 @@ class Body(BaseModel):
     """A request body."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+PasswordText = Annotated[SecretStr, Field(max_length=1024)]
+CodeText = Annotated[SecretStr, Field(max_length=64)]
+
+
+class LoginIn(Body):
+    """Who signs in."""
+
+    username: Annotated[str, Field(max_length=320, pattern=r"^[^\x00]*$", description="The e-mail address.")]
+    password: PasswordText
 
 
 class ScopeIn(Body):

@@ -6,18 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Header, Query, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.api import problems
-from opsplane.api.deps import (
-    CanStartRunbooks,
-    CanViewRunbooks,
-    CanViewRuns,
-    Cursor,
-    Limit,
-    ThePlane,
-    bad_cursor,
-    decode_cursor,
-    encode_cursor,
-)
+from opsplane.api import pages, problems
+from opsplane.api.account import account
+from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor
+from opsplane.api.rights import CanStartRunbooks, CanViewRunbooks, CanViewRuns
 from opsplane.api.schemas import (
     ItemPage,
     LastRunOut,
@@ -211,6 +203,8 @@ def build() -> FastAPI:
         servers=[{"url": "/system"}],
     )
     problems.install(app)
+    app.include_router(pages.login("system"))
+    app.include_router(account)
     app.include_router(ops)
     return app
 

@@ -9,12 +9,14 @@ from opsplane.errors import MissingCapability
 
 
 class ActorKind(StrEnum):
-    """What kind of actor started a run."""
+    """What kind of actor did something."""
 
     PLATFORM_USER = "platform_user"
     API_TOKEN = "api_token"  # noqa: S105 - a kind of actor, not a secret
     CLI_USER = "cli_user"
     SYSTEM = "system"
+    TENANT_USER = "tenant_user"  # signs in to the admin plane; never starts a run
+    ANONYMOUS = "anonymous"  # whoever failed to sign in
 
 
 @dataclass(frozen=True, kw_only=True)

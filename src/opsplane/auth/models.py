@@ -3,7 +3,7 @@
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, LargeBinary, Text, UniqueConstraint, func
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, LargeBinary, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from opsplane.auth.roles import Role
@@ -82,7 +82,8 @@ class Membership(Base):
     __tablename__ = "memberships"
     __table_args__ = (
         CheckConstraint(f"role IN {tuple(str(role) for role in Role)}", name="role"),
-        UniqueConstraint("user_id", "workspace_id", "tenant_id", postgresql_nulls_not_distinct=True),
+        Index("uq_memberships_user_id_tenant_id", "user_id", "tenant_id", unique=True, postgresql_where="tenant_id IS NOT NULL"),
+        Index("uq_memberships_user_id_workspace_id", "user_id", "workspace_id", unique=True, postgresql_where="tenant_id IS NULL"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)

@@ -13,6 +13,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor, ActorKind
+from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import ApiToken, PlatformUser, PlatformUserCapability
 from opsplane.errors import InvalidInput, NotFound, OpsplaneError
 
@@ -31,6 +32,15 @@ class InvalidToken(OpsplaneError):
         super().__init__("This API token is not valid; make a new one with `opsplane tokens create`.")
 
 
+class CannotMint(OpsplaneError):
+    """Neither an emergency nor a token may make something that lives longer than itself."""
+
+    status, code = HTTPStatus.FORBIDDEN, "cannot_mint_tokens"
+
+    def __init__(self) -> None:
+        super().__init__("Tokens are made by a person outside of break-glass: opsplane tokens create.")
+
+
 @dataclass(frozen=True)
 class MintedToken:
     """A new token's row and its secret, which exists only here."""
@@ -40,13 +50,18 @@ class MintedToken:
 
 
 async def mint(
-    session: AsyncSession, owner: PlatformUser, *, name: str, capabilities: frozenset[str], days: int
+    session: AsyncSession, owner: PlatformUser, *, name: str, capabilities: frozenset[str], days: int, by: Actor
 ) -> MintedToken:
     """Make a token that can do at most `capabilities`, and never more than its owner can when it is used.
 
     Raises:
+        CannotMint: 403, in break-glass and by tokens themselves: neither may outlive its time.
+        MissingCapability: 403.
         InvalidInput: it would live less than a day or more than 90, or its owner lacks a capability.
     """
+    if by.break_glass or by.kind is ActorKind.API_TOKEN:
+        raise CannotMint
+    by.require(Capability.USERS_MANAGE)
     if not 1 <= days <= MAX_DAYS:
         raise InvalidInput(f"A token lives 1 to {MAX_DAYS} days, not {days}.")
     if beyond := sorted(capabilities - await capabilities_of(session, owner.id)):
@@ -98,12 +113,14 @@ async def authenticate(session: AsyncSession, token: str) -> Actor:
     )
 
 
-async def revoke(session: AsyncSession, prefix: str) -> ApiToken:
+async def revoke(session: AsyncSession, prefix: str, *, by: Actor) -> ApiToken:
     """End a token at once.
 
     Raises:
+        MissingCapability: 403.
         NotFound: no token has this prefix.
     """
+    by.require(Capability.USERS_MANAGE)
     token = await session.scalar(select(ApiToken).where(ApiToken.prefix == prefix).with_for_update())
     if token is None:
         raise NotFound(f"No token has the prefix {prefix!r}; see `opsplane tokens list`.")

@@ -7,7 +7,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor, ActorKind
-from opsplane.auth.models import PlatformUser, PlatformUserCapability
+from opsplane.auth import sessions
+from opsplane.auth.models import PlatformUser, PlatformUserCapability, SystemSession
 from opsplane.auth.tokens import capabilities_of
 from opsplane.errors import Conflict, InvalidInput, NotFound
 
@@ -74,6 +75,19 @@ async def revoke(session: AsyncSession, user: PlatformUser, capabilities: frozen
 async def disable(session: AsyncSession, user: PlatformUser) -> None:
     """Shut a user out, their tokens included; what they did stays on record."""
     user.disabled_at = await session.scalar(select(func.now()))
+    await sessions.end_all(session, SystemSession, user.id)
+
+
+async def enable(session: AsyncSession, user: PlatformUser) -> None:
+    """Let a disabled user in again, with the capabilities they had."""
+    user.disabled_at = None
+
+
+async def set_password(session: AsyncSession, user: PlatformUser, password_hash: str) -> None:
+    """Keep a new password; every session of the user ends."""
+    user.password_hash = password_hash
+    await session.flush()
+    await sessions.end_all(session, SystemSession, user.id)
 
 
 async def act_as(session: AsyncSession, email: str) -> Actor:

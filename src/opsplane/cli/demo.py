@@ -102,14 +102,15 @@ def _judge(affected: int, counted: int, first: RunOut, second: RunOut, left: int
 
 
 def _serve(settings: Settings, *, host: str, port: int) -> None:
-    async def token() -> str:
+    async def operator() -> demonstration.Access:
         async with runtime.opened(settings) as plane:
-            return await demonstration.operator_token(plane)
+            return await demonstration.operator_access(plane)
 
-    url = f"http://{host}:{port}"
+    url, access = f"http://{host}:{port}", asyncio.run(operator())
     output.note(
-        f"\nopsplane serves {url} now (Ctrl-C ends it). The demo operator is {demonstration.OPERATOR}; try\n"
-        f"  curl -H 'Authorization: Bearer {asyncio.run(token())}' {url}/system/ops/runs"
+        f"\nopsplane serves {url}/system/login now (Ctrl-C ends it). Sign in as {demonstration.OPERATOR} with the\n"
+        f"password {access.password}, or try the API:\n"
+        f"  curl -H 'Authorization: Bearer {access.token}' {url}/system/ops/runs"
     )
     serving.serve(settings, host=host, port=port)
 

@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from opsplane.audit import log as audit
 from opsplane.auth import tokens, users
+from opsplane.auth.actors import Actor
 from opsplane.auth.models import ApiToken, PlatformUser
 from opsplane.cli import context, output
 from opsplane.cli.users import parse
@@ -23,19 +24,21 @@ def create(
     owner: Annotated[str, typer.Option(help="The platform user in whose name it acts.")],
     capability: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all the owner has.")] = None,
     days: Annotated[int, typer.Option(help=f"How long it lives, 1 to {tokens.MAX_DAYS}.")] = tokens.MAX_DAYS,
+    as_: context.AsUser = None,
     json_: output.AsJson = False,
 ) -> None:
     """Make a token. Its secret is shown once, now."""
 
     async def act(plane: Plane) -> None:
+        actor = await context.actor(plane, as_)
         async with plane.db.transaction() as tx:
             user = await users.find(tx.session, owner)
             if user.disabled_at is not None:
                 raise InvalidInput(f"{user.email} is disabled, so a token of theirs could do nothing.")
             owned = await tokens.capabilities_of(tx.session, user.id)
             wanted = parse(capability) if capability else owned
-            minted = await tokens.mint(tx.session, user, name=name, capabilities=wanted, days=days)
-            await _record(plane, tx, "created", minted.row)
+            minted = await tokens.mint(tx.session, user, name=name, capabilities=wanted, days=days, by=actor)
+            await _record(tx, "created", minted.row, by=actor)
         if json_:
             expires_at = minted.row.expires_at.isoformat()
             output.as_json({"token": minted.secret, "prefix": minted.row.prefix, "expires_at": expires_at})
@@ -76,22 +79,25 @@ def list_(json_: output.AsJson = False) -> None:
 
 
 @app.command()
-def revoke(prefix: Annotated[str, typer.Argument(help="As `opsplane tokens list` shows it.")]) -> None:
+def revoke(
+    prefix: Annotated[str, typer.Argument(help="As `opsplane tokens list` shows it.")], as_: context.AsUser = None
+) -> None:
     """End a token at once."""
 
     async def act(plane: Plane) -> None:
         async with plane.db.transaction() as tx:
-            await _record(plane, tx, "revoked", await tokens.revoke(tx.session, prefix))
+            actor = await context.actor(plane, as_)
+            await _record(tx, "revoked", await tokens.revoke(tx.session, prefix, by=actor), by=actor)
         output.note(f"The token {prefix} is revoked.")
 
     context.run(act)
 
 
-async def _record(plane: Plane, tx: Transaction, act: str, token: ApiToken) -> None:
+async def _record(tx: Transaction, act: str, token: ApiToken, *, by: Actor) -> None:
     await audit.record(
         tx.session,
         f"platform.tokens.{act}",
-        by=await context.actor(plane, None),
+        by=by,
         subject_type="api_token",
         subject_id=token.id,
         source="cli",

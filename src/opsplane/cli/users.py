@@ -1,13 +1,17 @@
 """opsplane users: who operates the platform, and what they may do."""
 
-from typing import Annotated
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import select
 
 from opsplane.audit import log as audit
-from opsplane.auth import tokens, users
-from opsplane.auth.models import PlatformUser
+from opsplane.auth import passwords, sessions, tokens, totp, users
+from opsplane.auth.capabilities import Capability
+from opsplane.auth.models import PlatformUser, SystemSession
+from opsplane.auth.passwords import Passwords
 from opsplane.cli import context, output
 from opsplane.db import Transaction
 from opsplane.errors import InvalidInput
@@ -25,15 +29,20 @@ def create(
     email: Email,
     name: Annotated[str | None, typer.Option(help="What people call them.")] = None,
     grant_: Annotated[list[str] | None, typer.Option("--grant", help="A capability, or `all`; repeatable.")] = None,
+    as_: context.AsUser = None,
 ) -> None:
-    """Add a platform user."""
+    """Add a platform user; prints their first password, once."""
 
     async def act(plane: Plane) -> None:
+        password, capabilities = passwords.generated(), parse(grant_ or [])
+        hashed = await Passwords().hash(password)
         async with plane.db.transaction() as tx:
             user = await users.create(tx.session, email, name=name)
-            await users.grant(tx.session, user, parse(grant_ or []))
-            await _record(plane, tx, "created", user, sorted(parse(grant_ or [])))
-        output.note(f"Added {user.email}.")
+            await users.grant(tx.session, user, capabilities)
+            await users.set_password(tx.session, user, hashed)
+            await _record(plane, tx, "created", user, by=as_, capabilities=sorted(capabilities))
+        output.note(f"Added {user.email}. Their first password, shown once:")
+        typer.echo(password)
 
     context.run(act)
 
@@ -59,46 +68,86 @@ def list_(json_: output.AsJson = False) -> None:
 
 
 @app.command()
-def grant(email: Email, capabilities: Capabilities) -> None:
+def grant(email: Email, capabilities: Capabilities, as_: context.AsUser = None) -> None:
     """Allow; effective on the next request."""
 
-    async def act(plane: Plane) -> None:
-        async with plane.db.transaction() as tx:
-            user = await users.find(tx.session, email)
-            await users.grant(tx.session, user, parse(capabilities))
-            await _record(plane, tx, "granted", user, sorted(parse(capabilities)))
-        output.note(f"{user.email} may now do that too; see opsplane users list.")
+    async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
+        granted = parse(capabilities)
+        await users.grant(tx.session, user, granted)
+        return {"capabilities": sorted(granted)}
 
-    context.run(act)
+    user = _change(email, "granted", act, by=as_)
+    output.note(f"{user.email} may now do that too; see opsplane users list.")
 
 
 @app.command()
-def revoke(email: Email, capabilities: Capabilities) -> None:
+def revoke(email: Email, capabilities: Capabilities, as_: context.AsUser = None) -> None:
     """Take back; effective on the next request, tokens included."""
 
-    async def act(plane: Plane) -> None:
-        async with plane.db.transaction() as tx:
-            user = await users.find(tx.session, email)
-            taken = parse(capabilities, besides=await tokens.capabilities_of(tx.session, user.id))
-            await users.revoke(tx.session, user, taken)
-            await _record(plane, tx, "revoked", user, sorted(taken))
-        output.note(f"{user.email} and their tokens may no longer do that.")
+    async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
+        taken = parse(capabilities, besides=await tokens.capabilities_of(tx.session, user.id))
+        await users.revoke(tx.session, user, taken)
+        return {"capabilities": sorted(taken)}
 
-    context.run(act)
+    user = _change(email, "revoked", act, by=as_)
+    output.note(f"{user.email} and their tokens may no longer do that.")
 
 
 @app.command()
-def disable(email: Email) -> None:
-    """Shut a user out, tokens included."""
+def disable(email: Email, as_: context.AsUser = None) -> None:
+    """Shut a user out, sessions and tokens included."""
 
-    async def act(plane: Plane) -> None:
-        async with plane.db.transaction() as tx:
-            user = await users.find(tx.session, email)
-            await users.disable(tx.session, user)
-            await _record(plane, tx, "disabled", user, [])
-        output.note(f"{user.email} is shut out, their tokens included.")
+    async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
+        await users.disable(tx.session, user)
+        return {}
 
-    context.run(act)
+    user = _change(email, "disabled", act, by=as_)
+    output.note(f"{user.email} is shut out, their sessions and tokens included.")
+
+
+@app.command()
+def enable(email: Email, as_: context.AsUser = None) -> None:
+    """Let a disabled user in again; their tokens work again too."""
+
+    async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
+        await users.enable(tx.session, user)
+        return {}
+
+    user = _change(email, "enabled", act, by=as_)
+    output.note(f"{user.email} may sign in again.")
+
+
+@app.command("reset-password")
+def reset_password(
+    email: Email,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Read the new password from standard input.")] = False,
+    as_: context.AsUser = None,
+) -> None:
+    """Give a user a new password, shown once; their sessions end."""
+    chosen = sys.stdin.readline().rstrip("\n") if stdin else None
+
+    async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
+        new = passwords.generated() if chosen is None else passwords.require_strong(chosen, user.email, user.name)
+        await users.set_password(tx.session, user, await Passwords().hash(new))
+        if chosen is None:
+            tx.after_commit.append(lambda: _show(new))
+        return {}
+
+    user = _change(email, "password_reset", act, by=as_)
+    output.note(f"{user.email} has a new password; their sessions have ended.")
+
+
+@app.command("reset-totp")
+def reset_totp(email: Email, as_: context.AsUser = None) -> None:
+    """Forget a lost authenticator; the user enrols a new one. Their sessions end."""
+
+    async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
+        await totp.reset(tx.session, user)
+        await sessions.end_all(tx.session, SystemSession, user.id)
+        return {}
+
+    user = _change(email, "totp_reset", act, by=as_)
+    output.note(f"{user.email} signs in without a code once more; in production they must enrol at once.")
 
 
 def parse(names: list[str], *, besides: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -117,13 +166,35 @@ def parse(names: list[str], *, besides: frozenset[str] = frozenset()) -> frozens
     return frozenset(names)
 
 
-async def _record(plane: Plane, tx: Transaction, act: str, user: PlatformUser, capabilities: list[str]) -> None:
+async def _show(password: str) -> None:
+    typer.echo(password)
+
+
+def _change(
+    email: str, act: str, change: Callable[[Transaction, PlatformUser], Awaitable[dict[str, Any]]], *, by: str | None
+) -> PlatformUser:
+    """Change a user and put it on record, both in one transaction."""
+
+    async def changed(plane: Plane) -> PlatformUser:
+        async with plane.db.transaction() as tx:
+            user = await users.find(tx.session, email)
+            await _record(plane, tx, act, user, by=by, **await change(tx, user))
+        return user
+
+    return context.run(changed)
+
+
+async def _record(
+    plane: Plane, tx: Transaction, act: str, user: PlatformUser, *, by: str | None, **details: Any
+) -> None:
+    actor = await context.actor(plane, by)
+    actor.require(Capability.USERS_MANAGE)
     await audit.record(
         tx.session,
         f"platform.users.{act}",
-        by=await context.actor(plane, None),
+        by=actor,
         subject_type="platform_user",
         subject_id=user.id,
         source="cli",
-        details={"email": user.email, "capabilities": capabilities},
+        details={"email": user.email, **details},
     )

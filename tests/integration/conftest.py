@@ -1,0 +1,16 @@
+"""The application over HTTP."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from opsplane.runbooks.service import Plane
+from tests import http
+from tests.http import Doors
+
+
+@pytest.fixture
+async def doors(plane: Plane) -> AsyncIterator[Doors]:
+    """The whole application over empty tables."""
+    async with http.doors(plane) as found:
+        yield found
