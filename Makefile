@@ -27,7 +27,7 @@ layers: $(VENV)/installed ## Check that imports point one way
 unit: $(VENV)/installed ## Run the tests (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
 
-openapi: $(VENV)/installed ## Write openapi/system.json anew
+openapi: $(VENV)/installed ## Write openapi/*.json anew
 	$(BIN)/python -m opsplane.api.openapi
 
 lock: $(VENV)/installed ## Resolve requirements.lock anew

@@ -1,18 +1,28 @@
-"""The contract of the system API as `openapi/system.json`: generated, committed, compared by a test."""
+"""The contracts of both planes as `openapi/*.json`: generated, committed, compared by a test."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from opsplane.api import system
+from opsplane.api import admin, system
 from opsplane.api.problems import Problem
 
+Scheme = dict[str, str]
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document: FastAPI's, with our problem shape and the bearer token."""
+TOKEN: Scheme = {"type": "http", "scheme": "bearer"}
+ADMIN_SESSION: Scheme = {"type": "apiKey", "in": "cookie", "name": "__Host-opsplane_admin"}
+PLANES: dict[str, tuple[Callable[[], FastAPI], dict[str, Scheme]]] = {
+    "system": (system.build, {"token": TOKEN}),
+    "admin": (admin.build, {"session": ADMIN_SESSION}),
+}
+
+
+def document(app: FastAPI, schemes: dict[str, Scheme]) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's, with our problem shape and the ways in, each of which is enough."""
     openapi = get_openapi(
         title=app.title,
         version=app.version,
@@ -25,15 +35,17 @@ def document(app: FastAPI) -> dict[str, Any]:
     components["schemas"] |= schema.pop("$defs", {}) | {"Problem": schema}
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused, None)
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    openapi["security"] = [{"token": []}]
+    components["securitySchemes"] = schemes
+    openapi["security"] = [{name: []} for name in schemes]
     return openapi
 
 
-def rendered() -> str:
-    """The text of `openapi/system.json`."""
-    return json.dumps(document(system.build()), indent=2, sort_keys=True) + "\n"
+def rendered(plane: str) -> str:
+    """The text of `openapi/<plane>.json`."""
+    build, schemes = PLANES[plane]
+    return json.dumps(document(build(), schemes), indent=2, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":
-    Path("openapi/system.json").write_text(rendered())
+    for name in PLANES:
+        Path(f"openapi/{name}.json").write_text(rendered(name))

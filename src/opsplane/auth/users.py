@@ -20,6 +20,18 @@ def normalise(email: str) -> str:
     return email.strip().casefold()
 
 
+def parse_email(text: str) -> str:
+    """The address as it is kept.
+
+    Raises:
+        InvalidInput: this is none.
+    """
+    email = normalise(text)
+    if not _EMAIL.fullmatch(email) or not email.isprintable():
+        raise InvalidInput(f"{email!r} is not an e-mail address.")
+    return email
+
+
 async def create(session: AsyncSession, email: str, *, name: str | None = None) -> PlatformUser:
     """Add a platform user without any capability.
 
@@ -27,9 +39,7 @@ async def create(session: AsyncSession, email: str, *, name: str | None = None) 
         InvalidInput: this is no e-mail address.
         Conflict: somebody has it.
     """
-    email = normalise(email)
-    if not _EMAIL.fullmatch(email):
-        raise InvalidInput(f"{email!r} is not an e-mail address.")
+    email = parse_email(email)
     inserted: PlatformUser | None = await session.scalar(
         insert(PlatformUser)
         .values(email=email, name=name or email.split("@")[0])

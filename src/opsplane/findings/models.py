@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func
@@ -9,9 +10,32 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from opsplane.db import Base, new_id
 
-SLA_DAYS = {"critical": 3, "high": 7, "medium": 14, "low": 30, "informational": 90}
+
+class Severity(StrEnum):
+    """How bad it is, the worst first."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    INFORMATIONAL = "informational"
+
+
+class FindingStatus(StrEnum):
+    """How far somebody is with it; `acknowledged` is the old word for triaged."""
+
+    NEW = "new"
+    TRIAGED = "triaged"
+    IN_PROGRESS = "in_progress"
+    REOPENED = "reopened"
+    RESOLVED = "resolved"
+    CLOSED = "closed"
+    ACKNOWLEDGED = "acknowledged"
+
+
+SLA_DAYS = dict(zip(map(str, Severity), (3, 7, 14, 30, 90), strict=True))
 SEVERITIES = tuple(SLA_DAYS)
-STATUSES = ("new", "triaged", "in_progress", "reopened", "resolved", "closed", "acknowledged")
+STATUSES = tuple(map(str, FindingStatus))
 
 
 class Finding(Base):

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.runs.models import OperationRunItem
+from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState
 
 # tenants … skipped count items, updated and errors count rows.
@@ -23,6 +23,11 @@ def checked(counts: Mapping[str, int]) -> dict[str, int]:
     if unknown := sorted(set(counts) - set(KEYS)):
         raise ValueError(f"summary_counts does not know {', '.join(unknown)}")
     return {key: counts[key] for key in KEYS if key in counts}
+
+
+async def current(session: AsyncSession, run: OperationRun) -> dict[str, int]:
+    """The run's counts of this moment: kept ones once it has ended."""
+    return checked(run.summary_counts) if run.completed_at else await count(session, run.id)
 
 
 async def count(session: AsyncSession, run_id: uuid.UUID) -> dict[str, int]:
