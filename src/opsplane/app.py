@@ -44,14 +44,13 @@ def build(settings: Settings) -> ASGIApp:
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     app.mount("/static", StaticFiles(directory=data.ROOT / "static"))
-    for gate in (SystemGate(_plane(system.build(), settings)), AdminGate(_plane(admin.build(), settings))):
-        _mount(app, gate)
+    _mount(app, SystemGate(_guarded(system.build(limits.requests(settings.requests_per_minute)), settings)))
+    _mount(app, AdminGate(_guarded(admin.build(limits.requests(settings.requests_per_minute)), settings)))
     https = settings.base_url.startswith("https://")
     return behind_proxies(SecurityHeaders(app, https=https), settings)
 
 
-def _plane(app: FastAPI, settings: Settings) -> ASGIApp:
-    limits.install(app, settings)
+def _guarded(app: FastAPI, settings: Settings) -> ASGIApp:
     return SameOrigin(BodyLimit(app, settings.max_body_bytes), settings.base_url)
 
 

@@ -44,8 +44,8 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     if "base_url" not in settings.model_fields_set:
         settings = settings.model_copy(update={"base_url": f"http://localhost:{port}"})
     config = uvicorn.Config(
-        app.build(settings), host=host, port=port, log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        timeout_graceful_shutdown=GRACE_S,
+        app.build(settings), host=host, port=port, log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, timeout_graceful_shutdown=GRACE_S,
     )  # fmt: skip
     uvicorn.Server(config).run()
 

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from opsplane.runbooks.service import Plane
-from tests import http
-from tests.http import Doors
+from tests import web
+from tests.web import Doors
 
 
 @pytest.fixture
 async def doors(plane: Plane) -> AsyncIterator[Doors]:
     """The whole application over empty tables."""
-    async with http.doors(plane) as found:
+    async with web.doors(plane) as found:
         yield found

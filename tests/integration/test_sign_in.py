@@ -14,8 +14,8 @@ from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import PlatformUser, SystemSession
 from opsplane.config import Environment, Settings
 from opsplane.runbooks.service import Plane
-from tests import http, support
-from tests.http import PASSWORD, Client, Doors
+from tests import support, web
+from tests.web import PASSWORD, Client, Doors
 
 ACCESS = Capability.SYSTEM_ACCESS
 EMAIL = "ann@ops.test"
@@ -23,7 +23,7 @@ EMAIL = "ann@ops.test"
 
 @pytest.fixture
 async def ann(plane: Plane) -> PlatformUser:
-    return await http.platform_user(plane, ACCESS, Capability.OPS_VIEW, email=EMAIL)
+    return await web.platform_user(plane, ACCESS, Capability.OPS_VIEW, email=EMAIL)
 
 
 async def login(client: Client, **given: Any) -> httpx.Response:
@@ -32,7 +32,7 @@ async def login(client: Client, **given: Any) -> httpx.Response:
 
 async def enrolled(client: Client) -> tuple[str, list[str]]:
     secret = (await client.post("/system/totp", json={"password": PASSWORD})).json()["secret"]
-    codes = (await client.post("/system/totp/confirm", json={"code": http.code(secret, steps_ago=1)})).json()
+    codes = (await client.post("/system/totp/confirm", json={"code": web.code(secret, steps_ago=1)})).json()
     return secret, codes["recovery_codes"]
 
 
@@ -52,9 +52,7 @@ async def test_a_login_sets_the_cookie_of_its_plane_alone(doors: Doors, ann: Pla
     answer = await login(client)
     assert (answer.status_code, answer.content) == (204, b"")
     cookie = answer.headers["set-cookie"]
-    assert re.fullmatch(
-        r"opsplane_system=[\w-]{43}; HttpOnly; Max-Age=43200; Path=/; SameSite=lax", cookie
-    ), cookie
+    assert re.fullmatch(r"opsplane_system=[\w-]{43}; HttpOnly; Max-Age=43200; Path=/; SameSite=lax", cookie), cookie
     assert "admin" not in cookie
     me = (await client.get("/system/me")).json()
     assert (me["display"], me["kind"], me["must_enrol"]) == (EMAIL, "platform_user", False)
@@ -63,7 +61,7 @@ async def test_a_login_sets_the_cookie_of_its_plane_alone(doors: Doors, ann: Pla
 
 async def test_over_https_the_cookie_belongs_to_the_host(plane: Plane, settings: Settings, ann: PlatformUser) -> None:
     secure = settings.model_copy(update={"base_url": "https://ops.test"})
-    async with http.doors(plane, secure) as found:
+    async with web.doors(plane, secure) as found:
         cookie = (await login(found.client())).headers["set-cookie"]
     assert cookie.startswith("__Host-opsplane_system=")
     assert "Secure" in cookie
@@ -72,13 +70,18 @@ async def test_over_https_the_cookie_belongs_to_the_host(plane: Plane, settings:
 
 @pytest.mark.parametrize(
     "given",
-    [{"password": "wrong"}, {"username": "nobody@ops.test"}, {"username": "off@ops.test"}, {"totp": "123456", "password": "no"}],
+    [
+        {"password": "wrong"},
+        {"username": "nobody@ops.test"},
+        {"username": "off@ops.test"},
+        {"totp": "123456", "password": "no"},
+    ],
     ids=["password", "unknown", "disabled", "code"],
 )
 async def test_every_wrong_login_gets_the_same_answer(
     doors: Doors, plane: Plane, ann: PlatformUser, given: dict[str, str]
 ) -> None:
-    off = await http.platform_user(plane, ACCESS, email="off@ops.test")
+    off = await web.platform_user(plane, ACCESS, email="off@ops.test")
     async with plane.db.transaction() as tx:
         await users.disable(tx.session, await users.find(tx.session, off.email))
     answer = await login(doors.client(), **given)
@@ -146,7 +149,7 @@ async def test_a_user_shut_out_is_refused_on_the_next_request(
         if act == "disable":
             await users.disable(tx.session, user)
         else:
-            await users.set_password(tx.session, user, http.CHEAP.hash("another"))
+            await users.set_password(tx.session, user, web.CHEAP.hash("another"))
     assert (await client.get("/system/ops/runs")).status_code == 404
 
 
@@ -165,21 +168,21 @@ async def test_once_enrolled_a_login_needs_a_code(doors: Doors, plane: Plane, an
     client = doors.client()
     assert (await login(client)).status_code == 401
     assert (await login(client, totp="000000")).status_code == 401
-    assert (await login(client, totp=http.code(secret))).status_code == 204
+    assert (await login(client, totp=web.code(secret))).status_code == 204
     assert (await client.get("/system/me")).json()["second_factor"] is True
 
 
 async def test_a_code_works_once(doors: Doors, ann: PlatformUser) -> None:
     secret, _ = await enrolled(await doors.signed_in(EMAIL))
-    now = http.code(secret)
+    now = web.code(secret)
     assert (await login(doors.client(), totp=now)).status_code == 204
     assert (await login(doors.client(), totp=now)).status_code == 401
-    assert (await login(doors.client(), totp=http.code(secret, steps_ago=1))).status_code == 401, "older than the last"
+    assert (await login(doors.client(), totp=web.code(secret, steps_ago=1))).status_code == 401, "older than the last"
 
 
 async def test_a_code_used_twice_at_once_gives_one_login(doors: Doors, plane: Plane, ann: PlatformUser) -> None:
     secret, recovery = await enrolled(await doors.signed_in(EMAIL))
-    for one in (http.code(secret), recovery[0]):
+    for one in (web.code(secret), recovery[0]):
         logins = (login(doors.client(f"192.0.2.{n}"), totp=one) for n in range(5))
         answers = sorted(answer.status_code for answer in await asyncio.gather(*logins))
         assert answers == [204, 401, 401, 401, 401]
@@ -209,7 +212,7 @@ async def test_enrolling_takes_the_password_and_ends_other_sessions(doors: Doors
     assert picture.headers["content-type"] == "image/svg+xml"
     assert picture.text.lstrip().startswith("<?xml")
     assert (await client.post("/system/totp/confirm", json={"code": "000000"})).json()["code"] == "wrong_code"
-    assert (await client.post("/system/totp/confirm", json={"code": http.code(secret)})).status_code == 200
+    assert (await client.post("/system/totp/confirm", json={"code": web.code(secret)})).status_code == 200
     assert (await client.get("/system/totp/qr")).status_code == 404, "a confirmed secret is never shown again"
     assert (await client.get("/system/me")).status_code == 200
     assert (await other.get("/system/me")).status_code == 404
@@ -220,7 +223,7 @@ async def test_in_production_an_operator_can_do_nothing_before_enrolling(
     plane: Plane, settings: Settings, ann: PlatformUser
 ) -> None:
     production = settings.model_copy(update={"base_url": "https://ops.test", "env": Environment.PRODUCTION})
-    async with http.doors(plane, production) as found:
+    async with web.doors(plane, production) as found:
         client = await found.signed_in(EMAIL)
         refused = await client.get("/system/ops/runs")
         assert (refused.status_code, refused.json()["code"]) == (403, "second_factor_required")
@@ -245,7 +248,7 @@ async def test_changing_the_password_takes_the_old_one_and_a_strong_new_one(door
 
 
 async def test_a_hash_of_weaker_parameters_is_renewed_at_login(doors: Doors, plane: Plane, ann: PlatformUser) -> None:
-    weak = http.weaker().hash(PASSWORD)
+    weak = web.weaker().hash(PASSWORD)
     async with plane.db.transaction() as tx:
         (await users.find(tx.session, EMAIL)).password_hash = weak
     await doors.signed_in(EMAIL)

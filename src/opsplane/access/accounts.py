@@ -13,9 +13,7 @@ from opsplane.auth.models import PlatformUser, SystemSession
 from opsplane.auth.sessions import Client, Opened
 from opsplane.config import Settings
 
-ENROLLED, PASSWORD_CHANGED, LOGOUT = (
-    f"platform.auth.{act}" for act in ("totp_enrolled", "password_changed", "logout")
-)
+ENROLLED, PASSWORD_CHANGED, LOGOUT = (f"platform.auth.{act}" for act in ("totp_enrolled", "password_changed", "logout"))
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,7 @@ async def _renewed(
 ) -> Opened[SystemSession]:
     await emergencies.end(session, person.session, by=person.actor)
     await sessions.end_all(session, SystemSession, person.user.id)
-    return await sessions.begin(
-        session, settings, SystemSession, person.user.id, client, second_factor=second_factor
-    )
+    return await sessions.begin(session, settings, SystemSession, person.user.id, client, second_factor=second_factor)
 
 
 async def _locked(session: AsyncSession, person: Person) -> PlatformUser:

@@ -1,4 +1,4 @@
-"""Break-glass: for at most an hour, with a reason, an operator's session may run every runbook, and everybody sees it."""
+"""Break-glass: for at most an hour a session may run every runbook, with a reason, and everybody sees it."""
 
 import uuid
 from collections.abc import Set as AbstractSet
@@ -122,9 +122,7 @@ def _on() -> ColumnElement[bool]:
 
 async def _actor(session: AsyncSession, emergency: BreakGlass) -> Actor:
     email = await session.scalar(select(PlatformUser.email).where(PlatformUser.id == emergency.user_id))
-    return Actor(
-        kind=ActorKind.PLATFORM_USER, display=email or "?", id=emergency.user_id, break_glass_id=emergency.id
-    )
+    return Actor(kind=ActorKind.PLATFORM_USER, display=email or "?", id=emergency.user_id, break_glass_id=emergency.id)
 
 
 async def _tell(session: AsyncSession, kind: str, emergency: BreakGlass, *, by: Actor) -> None:

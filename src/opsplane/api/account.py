@@ -22,8 +22,8 @@ from opsplane.auth.models import BreakGlass, SystemSession
 from opsplane.auth.sessions import Client, Opened
 from opsplane.auth.throttle import TooManyAttempts
 from opsplane.auth.tokens import InvalidToken
-from opsplane.auth.totp import AlreadyEnrolled, WrongCode
-from opsplane.errors import InvalidInput, MissingCapability, NotFound, ServiceUnavailable
+from opsplane.auth.totp import AlreadyEnrolled, NoEnrolment, WrongCode
+from opsplane.errors import InvalidInput, MissingCapability, ServiceUnavailable
 from opsplane.runbooks.service import Plane
 
 ALWAYS = (InvalidToken, SessionRequired, ServiceUnavailable)
@@ -106,7 +106,8 @@ async def log_in(
     body: SystemLoginIn, doorman: TheDoorman, client: TheClient, plane: ThePlane, request: Request
 ) -> Response:
     """Sign in; the answer sets the session cookie."""
-    given = Credentials(body.username, body.password.get_secret_value(), client, body.totp and body.totp.get_secret_value())
+    code = body.totp.get_secret_value() if body.totp else None
+    given = Credentials(body.username, body.password.get_secret_value(), client, code)
     before = SessionCookie.of(SYSTEM, plane.settings).read(request)
     return _with_cookie(plane, await doorman.system(given, replaces=before), Response(status_code=204))
 
@@ -138,13 +139,14 @@ async def begin_enrolment(
     return EnrolmentOut(secret=secret, uri=totp.uri(user, secret))
 
 
-@account.get("/totp/qr", response_class=Response, responses=problems.responses(*ALWAYS, NotFound))
+@account.get("/totp/qr", response_class=Response, responses=problems.responses(*ALWAYS, NoEnrolment))
 async def enrolment_qr_code(who: APerson, plane: ThePlane) -> Response:
     """The secret of an enrolment that waits for its code, as an SVG picture."""
-    if (address := totp.pending_uri(plane.settings, who.user)) is None:
-        raise NotFound("No enrolment waits for its code.")
+    address = totp.pending_uri(plane.settings, who.user)
     picture = io.BytesIO()
-    segno.make(address, error="m").save(picture, kind="svg", scale=5, border=4, light="#fff", svgclass=None, lineclass=None)
+    segno.make(address, error="m").save(
+        picture, kind="svg", scale=5, border=4, light="#fff", svgclass=None, lineclass=None
+    )
     return Response(picture.getvalue(), media_type="image/svg+xml")
 
 
@@ -182,9 +184,7 @@ async def change_password(
 async def enter_break_glass(body: ReasonIn, who: CanBreakGlass, plane: ThePlane) -> BreakGlassOut:
     """Enter an emergency of at most an hour; it ends by itself."""
     async with plane.db.transaction() as tx:
-        begun = await emergencies.begin(
-            tx.session, who.session, reason=body.reason, minutes=body.minutes, by=who.actor
-        )
+        begun = await emergencies.begin(tx.session, who.session, reason=body.reason, minutes=body.minutes, by=who.actor)
     return _break_glass(begun)
 
 

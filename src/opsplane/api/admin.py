@@ -4,11 +4,13 @@ import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
+from fastapi.params import Depends as Dependency
 
-from opsplane.api import problems
-from opsplane.api.admin_deps import CanViewFindings, CanViewOperations, id_before
+from opsplane.api import limits, pages, problems
 from opsplane.api.admin_schemas import FindingPage, FindingQuery, OperationPage, OperationQuery
-from opsplane.api.deps import ThePlane, encode_cursor
+from opsplane.api.deps import ThePlane, encode_cursor, id_before
+from opsplane.api.member_account import member_account
+from opsplane.api.rights import CanViewFindings, CanViewOperations
 from opsplane.auth.members import Member, NothingHere, RoleTooWeak
 from opsplane.auth.roles import Role
 from opsplane.errors import InvalidInput, ServiceUnavailable
@@ -63,7 +65,7 @@ async def show_operation(operation_id: uuid.UUID, who: CanViewOperations, plane:
         return await operations.show(session, who, operation_id, base_url=plane.settings.base_url)
 
 
-def build() -> FastAPI:
+def build(*dependencies: Dependency) -> FastAPI:
     """The admin plane's app, without its gate; its OpenAPI document is `openapi/admin.json`."""
     app = FastAPI(
         title="opsplane admin API",
@@ -73,8 +75,12 @@ def build() -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         servers=[{"url": "/admin"}],
+        dependencies=dependencies,
     )
     problems.install(app)
+    limits.install(app)
+    app.include_router(pages.login("admin"))
+    app.include_router(member_account)
     app.include_router(admin)
     return app
 

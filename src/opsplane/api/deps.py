@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import uuid
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
@@ -53,6 +54,19 @@ def decode_cursor(cursor: str | None) -> str | None:
     try:
         return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
+        raise bad_cursor() from None
+
+
+def id_before(cursor: str | None) -> uuid.UUID | None:
+    """The id before which a page goes on.
+
+    Raises:
+        InvalidInput: this is no cursor of ours.
+    """
+    position = decode_cursor(cursor)
+    try:
+        return uuid.UUID(position) if position is not None else None
+    except ValueError:
         raise bad_cursor() from None
 
 

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 NOT_MIGRATED = ServiceUnavailable("The database does not have this release's schema; run `opsplane migrate`.")
 LONGEST_NEXT = 2000
-KINDS: dict[str, type[SystemSession | AdminSession]] = {"system": SystemSession, "admin": AdminSession}
+KINDS: dict[str, type[SystemSession] | type[AdminSession]] = {"system": SystemSession, "admin": AdminSession}
 
 
 class Gate(ABC):
@@ -53,7 +53,7 @@ class Gate(ABC):
             answer = await self._answer(HTTPConnection(scope))
         except OpsplaneError as refusal:
             answer = problems.refused(refusal)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - nothing may get past the gate by failing in it
             answer = await self._defect(scope["state"]["plane"], error)
         await answer(scope, receive, send)
 

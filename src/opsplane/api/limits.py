@@ -73,4 +73,5 @@ def install(app: FastAPI) -> None:
 
 async def _too_many(_request: Request, error: Exception) -> problems.ProblemResponse:
     assert isinstance(error, RateLimitExceeded)
+    assert error.limit is not None
     return problems.refused(TooManyRequests(int(error.limit.limit.get_expiry())))

@@ -1,4 +1,4 @@
-"""Changes come from our own pages: other sites are refused by what browsers say of a request, without tokens in forms."""
+"""Changes come from our own pages: what browsers say of a request tells, so that forms need no tokens."""
 
 from http import HTTPStatus
 

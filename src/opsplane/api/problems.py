@@ -67,7 +67,9 @@ def not_found() -> ProblemResponse:
 
 def refused(error: OpsplaneError) -> ProblemResponse:
     """A refusal as a problem document."""
-    retry_after_s = getattr(error, "retry_after_s", RETRY_AFTER_S if error.status is HTTPStatus.SERVICE_UNAVAILABLE else 0)
+    retry_after_s = getattr(
+        error, "retry_after_s", RETRY_AFTER_S if error.status is HTTPStatus.SERVICE_UNAVAILABLE else 0
+    )
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
     return problem(error.status, error.code, error.message, headers=headers, **error.extra)
 
@@ -111,6 +113,8 @@ async def _http_error(_request: Request, error: Exception) -> ProblemResponse:
     if error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
         return not_found()
     status = HTTPStatus(error.status_code)
+    if status is HTTPStatus.BAD_REQUEST:  # what FastAPI says of a body that json cannot even try to read
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", "The body cannot be read as JSON.")
     return problem(status, status.phrase.lower().replace(" ", "_"), str(error.detail))
 
 

@@ -1,5 +1,6 @@
 """What a route demands of whoever asks; every route of a plane declares exactly one of these."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,10 +12,13 @@ from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.members import Member
 from opsplane.auth.models import AdminSession
+from opsplane.auth.roles import TenantCapability
 
 
 class Demand:
     """A dependency by which a route says who may call it; a test walks the routes and finds one on each."""
+
+    __call__: Callable[..., Any]
 
 
 class Public(Demand):
@@ -85,6 +89,22 @@ class TenantUserSignedIn(Demand):
         return TenantPerson(request.state.member, request.state.session)
 
 
+class TenantRight(Demand):
+    """A tenant user who has a capability in some tenant, else 404 (member of nothing) or 403.
+
+    In which tenant is asked where it is known: by the query of a list, by the one row that is shown.
+    """
+
+    def __init__(self, capability: TenantCapability) -> None:
+        self.capability = capability
+
+    def __call__(self, request: Request) -> Member:
+        """Hand over the member."""
+        member: Member = request.state.member
+        member.require_anywhere(self.capability)
+        return member
+
+
 def right(demand: Demand) -> Dependency:
     """What a route names in its signature."""
     dependency: Any = Depends(demand)
@@ -101,3 +121,5 @@ CanViewRunbooks = Annotated[Actor, right(Right(Capability.RUNBOOKS_VIEW))]
 CanStartRunbooks = Annotated[Actor, right(Right(Capability.SYSTEM_ACCESS))]
 CanViewRuns = Annotated[Actor, right(Right(Capability.OPS_VIEW))]
 CanBreakGlass = Annotated[Person, right(RightAtABrowser(Capability.BREAK_GLASS))]
+CanViewFindings = Annotated[Member, right(TenantRight(TenantCapability.FINDINGS_VIEW))]
+CanViewOperations = Annotated[Member, right(TenantRight(TenantCapability.OPERATIONS_VIEW))]

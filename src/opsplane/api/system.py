@@ -4,11 +4,12 @@ import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
+from fastapi.params import Depends as Dependency
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.api import pages, problems
+from opsplane.api import limits, pages, problems
 from opsplane.api.account import account
-from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor
+from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor, id_before
 from opsplane.api.rights import CanStartRunbooks, CanViewRunbooks, CanViewRuns
 from opsplane.api.schemas import (
     ItemPage,
@@ -135,7 +136,7 @@ async def list_runs(
     limit: Limit = 50,
 ) -> RunPage:
     """Runs, newest first."""
-    before = _as_uuid(decode_cursor(cursor))
+    before = id_before(cursor)
     async with plane.db.reading() as session:
         tenant_id = await _tenant_id(session, tenant)
         runs = views.newest_first(
@@ -191,7 +192,7 @@ async def list_tenants(
     )
 
 
-def build() -> FastAPI:
+def build(*dependencies: Dependency) -> FastAPI:
     """The system plane's app, without its gate; its OpenAPI document is `openapi/system.json`."""
     app = FastAPI(
         title="opsplane system API",
@@ -201,8 +202,10 @@ def build() -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         servers=[{"url": "/system"}],
+        dependencies=dependencies,
     )
     problems.install(app)
+    limits.install(app)
     app.include_router(pages.login("system"))
     app.include_router(account)
     app.include_router(ops)
@@ -237,13 +240,6 @@ async def _tenant_id(session: AsyncSession, tenant: str | None) -> uuid.UUID | N
     if tenant is None:
         return None
     return (await universe.pick(session, await universe.workspace_id(session), tenant)).id
-
-
-def _as_uuid(position: str | None) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(position) if position is not None else None
-    except ValueError:
-        raise bad_cursor() from None
 
 
 def _as_int(position: str | None) -> int | None:

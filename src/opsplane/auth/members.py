@@ -182,10 +182,15 @@ async def grant(
     """
     if tenant is not None and tenant.external_id == PLATFORM_TENANT:
         raise InvalidInput("Nobody is a member of the platform itself; pick a tenant from `opsplane tenants list`.")
+    whole = tenant is None
     await session.execute(
         insert(Membership)
         .values(user_id=user.id, workspace_id=workspace_id, tenant_id=tenant and tenant.id, role=role)
-        .on_conflict_do_update(constraint="uq_memberships_user_id_workspace_id_tenant_id", set_={"role": role})
+        .on_conflict_do_update(
+            index_elements=["user_id", "workspace_id" if whole else "tenant_id"],
+            index_where=Membership.tenant_id.is_(None) if whole else Membership.tenant_id.is_not(None),
+            set_={"role": role},
+        )
     )
 
 

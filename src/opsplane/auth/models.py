@@ -82,8 +82,20 @@ class Membership(Base):
     __tablename__ = "memberships"
     __table_args__ = (
         CheckConstraint(f"role IN {tuple(str(role) for role in Role)}", name="role"),
-        Index("uq_memberships_user_id_tenant_id", "user_id", "tenant_id", unique=True, postgresql_where="tenant_id IS NOT NULL"),
-        Index("uq_memberships_user_id_workspace_id", "user_id", "workspace_id", unique=True, postgresql_where="tenant_id IS NULL"),
+        Index(
+            "uq_memberships_user_id_tenant_id",
+            "user_id",
+            "tenant_id",
+            unique=True,
+            postgresql_where="tenant_id IS NOT NULL",
+        ),
+        Index(
+            "uq_memberships_user_id_workspace_id",
+            "user_id",
+            "workspace_id",
+            unique=True,
+            postgresql_where="tenant_id IS NULL",
+        ),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)

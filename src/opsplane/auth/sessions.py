@@ -62,7 +62,9 @@ async def find(session: AsyncSession, settings: Settings, kind: type[AnySession]
     return row
 
 
-async def exists(session: AsyncSession, settings: Settings, kind: type[AnySession], secret: str) -> bool:
+async def exists(
+    session: AsyncSession, settings: Settings, kind: type[SystemSession] | type[AdminSession], secret: str
+) -> bool:
     """Whether such a session is alive; looking does not keep it so."""
     found = select(kind.id).where(kind.secret_hash == _hash(secret), alive(settings, kind))
     return await session.scalar(found) is not None
@@ -78,7 +80,7 @@ async def end_all(session: AsyncSession, kind: type[AnySession], user_id: uuid.U
     await _end(session, kind, kind.user_id == user_id)
 
 
-def alive(settings: Settings, kind: type[AnySession]) -> ColumnElement[bool]:
+def alive(settings: Settings, kind: type[SystemSession] | type[AdminSession]) -> ColumnElement[bool]:
     """Not ended, not over, not idle for too long, all by the database's clock."""
     idle, _ = _lifetime(settings, kind)
     now = func.clock_timestamp()
@@ -93,12 +95,10 @@ async def _end(session: AsyncSession, kind: type[AnySession], which: ColumnEleme
 
 async def _touch(session: AsyncSession, kind: type[AnySession], session_id: uuid.UUID) -> None:
     stale = kind.last_seen_at < func.clock_timestamp() - TOUCH_AFTER
-    await session.execute(
-        update(kind).where(kind.id == session_id, stale).values(last_seen_at=func.clock_timestamp())
-    )
+    await session.execute(update(kind).where(kind.id == session_id, stale).values(last_seen_at=func.clock_timestamp()))
 
 
-def _lifetime(settings: Settings, kind: type[AnySession]) -> tuple[timedelta, timedelta]:
+def _lifetime(settings: Settings, kind: type[SystemSession] | type[AdminSession]) -> tuple[timedelta, timedelta]:
     if issubclass(kind, SystemSession):
         return timedelta(seconds=settings.system_idle_s), timedelta(seconds=settings.system_session_s)
     return timedelta(seconds=settings.admin_idle_s), timedelta(seconds=settings.admin_session_s)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerMinute
@@ -62,7 +62,8 @@ class Throttle:
             redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0), max_connections=50,
         )  # fmt: skip
-        shared = RedisStorage("async+redis://unused", implementation="redispy", connection_pool=self._pool)
+        pool: Any = self._pool
+        shared = RedisStorage("async+redis://unused:0", implementation="redispy", connection_pool=pool)
         self._shared, self._own = MovingWindowRateLimiter(shared), MovingWindowRateLimiter(MemoryStorage())
         self._rests_until = 0.0
 

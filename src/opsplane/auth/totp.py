@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane import keys
 from opsplane.auth.models import PlatformUser, RecoveryCode
 from opsplane.config import Settings
-from opsplane.errors import Conflict, OpsplaneError
+from opsplane.errors import Conflict, NotFound, OpsplaneError
 
 ISSUER = "opsplane"
 STEP_S = 30
@@ -40,6 +40,15 @@ class AlreadyEnrolled(Conflict):
         super().__init__("There is an authenticator already; to change it: opsplane users reset-totp EMAIL.")
 
 
+class NoEnrolment(NotFound):
+    """There is no secret that still waits for its first code."""
+
+    code = "no_enrolment"
+
+    def __init__(self) -> None:
+        super().__init__("No authenticator waits to be confirmed; begin with POST /system/totp.")
+
+
 async def enrol(session: AsyncSession, settings: Settings, user: PlatformUser) -> str:
     """Give the user a secret that counts once a code of it is confirmed.
 
@@ -59,10 +68,16 @@ def uri(user: PlatformUser, secret: str) -> str:
     return pyotp.TOTP(secret).provisioning_uri(name=user.email, issuer_name=ISSUER)
 
 
-def pending_uri(settings: Settings, user: PlatformUser) -> str | None:
-    """The same while an enrolment waits for its code; afterwards the secret is never shown again."""
+def pending_uri(settings: Settings, user: PlatformUser) -> str:
+    """The same while an enrolment waits for its code; afterwards the secret is never shown again.
+
+    Raises:
+        NoEnrolment: 404.
+    """
     secret = _secret(settings, user) if user.totp_confirmed_at is None else None
-    return None if secret is None else uri(user, secret)
+    if secret is None:
+        raise NoEnrolment
+    return uri(user, secret)
 
 
 async def confirm(session: AsyncSession, settings: Settings, user: PlatformUser, code: str) -> list[str]:

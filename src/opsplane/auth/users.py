@@ -6,8 +6,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth import sessions
+from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.models import PlatformUser, PlatformUserCapability, SystemSession
 from opsplane.auth.tokens import capabilities_of
 from opsplane.errors import Conflict, InvalidInput, NotFound
@@ -88,7 +88,7 @@ async def disable(session: AsyncSession, user: PlatformUser) -> None:
     await sessions.end_all(session, SystemSession, user.id)
 
 
-async def enable(session: AsyncSession, user: PlatformUser) -> None:
+def enable(user: PlatformUser) -> None:
     """Let a disabled user in again, with the capabilities they had."""
     user.disabled_at = None
 

@@ -109,8 +109,8 @@ def disable(email: Email, as_: context.AsUser = None) -> None:
 def enable(email: Email, as_: context.AsUser = None) -> None:
     """Let a disabled user in again; their tokens work again too."""
 
-    async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
-        await users.enable(tx.session, user)
+    async def act(_tx: Transaction, user: PlatformUser) -> dict[str, Any]:
+        users.enable(user)
         return {}
 
     user = _change(email, "enabled", act, by=as_)

@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.access import emergencies
 from opsplane.config import Settings
 from opsplane.db import Database, Transaction
 from opsplane.errors import ServiceUnavailable
@@ -150,6 +151,11 @@ async def flag_stalled(tx: Transaction, _settings: Settings, _queue: Queue) -> N
     await tx.session.execute(update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None))
 
 
+async def end_emergencies(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
+    """Put the end of every emergency on record whose hour is over."""
+    await emergencies.end_overdue(tx.session)
+
+
 async def forget_old(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
     """Drop what nobody can use any more."""
     now = func.clock_timestamp()
@@ -165,6 +171,7 @@ STEPS: tuple[Step, ...] = (
     finalize_done,
     fail_unrunnable,
     flag_stalled,
+    end_emergencies,
     forget_old,
 )
 
