@@ -22,7 +22,7 @@ from opsplane.tenants.models import Tenant
 
 RUNBOOKS = Path(__file__).parent / "runbooks"
 TABLES = (
-    "operation_run_failures, operation_run_items, operation_runs, preflights, idempotency_keys, audit_events, outbox, "
+    "operation_run_failures, operation_run_items, operation_runs, preflights, idempotency_keys, audit_events, audit_seals, audit_pending, audit_head, outbox, "
     "findings, api_tokens, platform_user_capabilities, recovery_codes, break_glass, system_sessions, platform_users, "
     "memberships, admin_sessions, tenant_users, processes"
 )
@@ -89,6 +89,7 @@ async def plane(settings: Settings) -> AsyncIterator[Plane]:
     plane = Plane(Database(settings), Queue(settings), settings)
     async with plane.db.transaction() as tx:
         await tx.session.execute(text("CREATE TABLE IF NOT EXISTS effects (tenant_id uuid NOT NULL, n int NOT NULL)"))
+        await tx.session.execute(text("SET LOCAL session_replication_role = replica"))  # the audit only grows
         await tx.session.execute(text(f"TRUNCATE effects, {TABLES}"))
         await tx.session.execute(text("DELETE FROM tenants WHERE external_id <> 'platform'"))
     await plane.queue.redis.flushdb()

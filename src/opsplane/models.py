@@ -1,7 +1,7 @@
 """Every mapped table in one import: for migrations, and for nothing else."""
 
 from opsplane.alerts.models import OutboxEvent
-from opsplane.audit.models import AuditEvent
+from opsplane.audit.models import AuditEvent, AuditHead, AuditPending, AuditSeal
 from opsplane.auth.models import (
     AdminSession,
     ApiToken,
@@ -25,6 +25,9 @@ __all__ = [
     "AdminSession",
     "ApiToken",
     "AuditEvent",
+    "AuditHead",
+    "AuditPending",
+    "AuditSeal",
     "BreakGlass",
     "Finding",
     "IdempotencyKey",

@@ -120,6 +120,7 @@ CanViewRunbooks = Annotated[Actor, right(Right(Capability.RUNBOOKS_VIEW))]
 # The service asks for platform.runbooks.run itself, so that a refused start is on record.
 CanStartRunbooks = Annotated[Actor, right(Right(Capability.SYSTEM_ACCESS))]
 CanViewRuns = Annotated[Actor, right(Right(Capability.OPS_VIEW))]
+CanViewAudit = Annotated[Actor, right(Right(Capability.AUDIT_VIEW))]
 CanBreakGlass = Annotated[Person, right(RightAtABrowser(Capability.BREAK_GLASS))]
 CanViewFindings = Annotated[Member, right(TenantRight(TenantCapability.FINDINGS_VIEW))]
 CanViewOperations = Annotated[Member, right(TenantRight(TenantCapability.OPERATIONS_VIEW))]

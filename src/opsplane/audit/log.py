@@ -1,19 +1,38 @@
 """Write audit events; a failing audit never breaks the act it records, and is never silent."""
 
+import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.audit import metrics, signing, spool
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
-from opsplane.db import first_line, is_unreachable
+from opsplane.config import Settings
+from opsplane.db import first_line, is_unreachable, new_id
+from opsplane.errors import ServiceUnavailable
 
 log = structlog.get_logger()
+
+Event = dict[str, Any]
+
+
+class AuditUnavailable(ServiceUnavailable):
+    """Neither the database nor the spool takes the record of an act, so the act is not done."""
+
+    code = "audit_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The act was not done, because no record of it could be kept: neither the database nor the folder "
+            "OPSPLANE_AUDIT_SPOOL takes it. The log says more.",
+            service="audit",
+        )
 
 
 async def record(
@@ -30,12 +49,21 @@ async def record(
     reason_code: str | None = None,
     reason_text: str | None = None,
     details: Mapping[str, Any] | None = None,
+    or_go_on: bool = False,
 ) -> None:
-    """Add one event to the caller's transaction, so that it is there exactly if the act is."""
-    event = {
+    """Add one event to the caller's transaction, so that it is there exactly if the act is.
+
+    If the database refuses it, a short form of it; else a line in the spool, which a sweep
+    brings back. `or_go_on` is for what must not stop even then: the work of a run.
+
+    Raises:
+        AuditUnavailable: nothing takes it (503).
+    """
+    event: Event = {
+        "id": new_id(),
         "action": action,
         "plane": plane,
-        "actor_kind": by.kind,
+        "actor_kind": str(by.kind),
         "actor_id": by.id,
         "actor_display": by.display,
         "token_id": by.token_id,
@@ -44,15 +72,59 @@ async def record(
         "subject_id": None if subject_id is None else str(subject_id),
         "workspace_id": workspace_id,
         "tenant_id": tenant_id,
-        "source": source,
+        "source": None if source is None else str(source),
         "reason_code": reason_code,
         "reason_text": reason_text,
-        "details": dict(details or {}),
+        "details": json.loads(json.dumps(dict(details or {}), default=str)),
     }
+    settings: Settings = session.info["settings"]
+    refusal = await _stored(session, signed(settings, event))
+    if refusal is None:
+        return
+    log.error("audit_event_refused", audit_event=event, error=refusal)
+    if await _stored(session, signed(settings, _short(event, refusal))) is None:
+        metrics.shortened.inc()
+        return
+    await _spooled(session, settings, event, or_go_on=or_go_on)
+
+
+def signed(settings: Settings, event: Event) -> Event:
+    """The event with the signature that tells it from one inserted by somebody else."""
+    return event | {"signature": signing.sign(settings, event)}
+
+
+async def _stored(session: AsyncSession, event: Event) -> str | None:
+    """None if the database took it, else what it said."""
     try:
         async with session.begin_nested():
             await session.execute(insert(AuditEvent).values(event))
     except DBAPIError as error:
         if is_unreachable(error):
             raise  # the act itself cannot be committed either
-        log.exception("audit_event_not_stored", audit_event=event, error=first_line(error))
+        return first_line(error)
+    return None
+
+
+def _short(event: Event, refusal: str) -> Event:
+    """Only what cannot be in the database's way: ids and words of our own."""
+    freely_written = {"actor_display": event["actor_kind"], "subject_id": None, "reason_text": None}
+    return event | freely_written | {"details": {"shortened": refusal[:200]}}
+
+
+async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, or_go_on: bool) -> None:
+    try:
+        await spool.append(settings, {"event": signing.plain(event), **await _circumstances(session)})
+    except OSError as error:
+        metrics.lost.inc()
+        log.critical("audit_event_lost", audit_event=event, error=repr(error))
+        if not or_go_on:
+            raise AuditUnavailable from error
+        return
+    metrics.spooled.inc()
+    log.error("audit_event_spooled", action=event["action"], event_id=str(event["id"]))
+
+
+async def _circumstances(session: AsyncSession) -> dict[str, str]:
+    """Which transaction the event belongs to, for it may yet be rolled back, and when it was."""
+    xid, now = (await session.execute(text("SELECT CAST(pg_current_xact_id() AS text), clock_timestamp()"))).one()
+    return {"xid": xid, "occurred_at": now.isoformat()}

@@ -85,7 +85,7 @@ async def _complete(session: AsyncSession, run: OperationRun, outcome: Outcome, 
 
 async def _tell(session: AsyncSession, run: OperationRun, *, failed: bool) -> None:
     details = {"type": run.type, "outcome": run.outcome, "summary_counts": run.summary_counts}
-    await record(session, FAILED if failed else COMPLETED, run, by=initiator(run), details=details)
+    await record(session, FAILED if failed else COMPLETED, run, by=initiator(run), details=details, or_go_on=True)
     if failed:
         payload = {"run_id": str(run.id), "type": run.type, "outcome": run.outcome, "scope_kind": run.scope_kind}
         await session.execute(
@@ -96,9 +96,15 @@ async def _tell(session: AsyncSession, run: OperationRun, *, failed: bool) -> No
 
 
 async def record(
-    session: AsyncSession, action: str, run: OperationRun, *, by: Actor, details: Mapping[str, Any]
+    session: AsyncSession,
+    action: str,
+    run: OperationRun,
+    *,
+    by: Actor,
+    details: Mapping[str, Any],
+    or_go_on: bool = False,
 ) -> None:
-    """Put something that happened to a run on record."""
+    """Put something that happened to a run on record; see `audit.record`."""
     await audit.record(
         session,
         action,
@@ -111,6 +117,7 @@ async def record(
         reason_code=run.reason_code,
         reason_text=run.reason_text,
         details=details,
+        or_go_on=or_go_on,
     )
 
 

@@ -15,6 +15,8 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.access import emergencies
+from opsplane.audit import chain
+from opsplane.audit import replay as audit_replay
 from opsplane.config import Settings
 from opsplane.db import Database, Transaction
 from opsplane.errors import ServiceUnavailable
@@ -48,7 +50,10 @@ async def sweep_until(stop: asyncio.Event, db: Database, queue: Queue, settings:
 
 
 async def sweep(db: Database, queue: Queue, settings: Settings) -> None:
-    """Every step once; one that fails is logged and does not stop the others."""
+    """Every step once; one that fails is logged and does not stop the others.
+
+    The spool of audit events is this host's own, so no other process can sweep it.
+    """
     for step in STEPS:
         try:
             async with db.transaction() as tx:
@@ -58,6 +63,10 @@ async def sweep(db: Database, queue: Queue, settings: Settings) -> None:
             return  # the transaction has logged it; everything waits for the database
         except Exception:
             log.exception("sweep_step_failed", step=step.__name__)
+    try:
+        await audit_replay.replay(db, settings)
+    except Exception:
+        log.exception("sweep_step_failed", step="replay")
 
 
 async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> None:
@@ -156,6 +165,11 @@ async def end_emergencies(tx: Transaction, _settings: Settings, _queue: Queue) -
     await emergencies.end_overdue(tx.session)
 
 
+async def seal_audit(tx: Transaction, settings: Settings, _queue: Queue) -> None:
+    """Give new audit events their place in the chain."""
+    await chain.seal(tx, settings)
+
+
 async def forget_old(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
     """Drop what nobody can use any more."""
     now = func.clock_timestamp()
@@ -172,6 +186,7 @@ STEPS: tuple[Step, ...] = (
     fail_unrunnable,
     flag_stalled,
     end_emergencies,
+    seal_audit,
     forget_old,
 )
 

@@ -1,0 +1,61 @@
+"""The end of the chain, kept outside of the database: who can roll back its tables cannot roll back this file."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from opsplane.audit import spool
+from opsplane.config import Settings
+from opsplane.errors import InvalidInput
+
+FILE = "anchor.json"
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A link that must be in the chain."""
+
+    seq: int
+    hmac: bytes
+
+    @classmethod
+    def parse(cls, written: str) -> Self:
+        """An anchor as the log line `audit_sealed` and `opsplane audit verify` show it: SEQ:HMAC.
+
+        Raises:
+            InvalidInput: it is not of that form.
+        """
+        seq, _, digits = written.partition(":")
+        try:
+            return cls(int(seq), bytes.fromhex(digits))
+        except ValueError:
+            raise InvalidInput(f"{written!r} is no anchor; it is SEQ:HMAC, from the log line audit_sealed.") from None
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.hmac.hex()}"
+
+
+def kept(settings: Settings) -> Anchor | None:
+    """The anchor of this host, if a process here has ever sealed."""
+    file = _file(settings)
+    if not file.exists():
+        return None
+    return Anchor.parse(json.loads(file.read_text())["anchor"])
+
+
+def keep(settings: Settings, anchor: Anchor) -> None:
+    """Replace the anchor, durably."""
+    file = _file(settings)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_name(f".{FILE}.{os.getpid()}")
+    with draft.open("w") as out:
+        json.dump({"anchor": str(anchor)}, out)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.rename(file)
+
+
+def _file(settings: Settings) -> Path:
+    return spool.folder(settings) / FILE

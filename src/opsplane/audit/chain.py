@@ -1,0 +1,119 @@
+"""The sealer: gives every event its place in a chain of HMACs, behind the back of business transactions."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.audit import anchor, metrics, signing
+from opsplane.audit.anchor import Anchor
+from opsplane.audit.models import AuditEvent, AuditHead, AuditPending, AuditSeal
+from opsplane.config import Settings
+from opsplane.db import Transaction
+
+log = structlog.get_logger()
+
+BATCH = 1000
+MAX_BATCHES = 20
+ANNOUNCE_EVERY = timedelta(hours=1)
+
+EVENT = AuditEvent.__table__.columns
+
+
+async def seal(tx: Transaction, settings: Settings) -> int:
+    """Seal what waits, in the order it happened; returns how many events.
+
+    Events without a signature are sealed by the very first call alone: they are from before
+    there was a chain. Later ones are not ours, and stay unsealed for `verify` to name.
+    """
+    head = await _head(tx.session, settings)
+    first, sealed = head.seq == 0, 0
+    for _ in range(MAX_BATCHES if not first else 1_000_000):
+        waiting = await _waiting(tx.session)
+        genuine = [row for row in waiting if (first and row.signature is None) or _is_ours(settings, row)]
+        await _reject(tx.session, {row.id for row in waiting} - {row.id for row in genuine})
+        await _link(tx.session, settings, head, genuine)
+        sealed += len(genuine)
+        if len(waiting) < BATCH:
+            break
+    await _finish(tx, settings, head, sealed)
+    return sealed
+
+
+async def _head(session: AsyncSession, settings: Settings) -> AuditHead:
+    head = await session.scalar(select(AuditHead).with_for_update())
+    if head is None:
+        head = AuditHead(id=1, seq=0, hmac=signing.FIRST, mac=signing.head(settings, 0, signing.FIRST))
+        session.add(head)
+        await session.flush()
+    return head
+
+
+async def _waiting(session: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:
+    events = (
+        select(*EVENT)
+        .join(AuditPending, AuditPending.event_id == AuditEvent.id)
+        .where(AuditPending.rejected_at.is_(None))
+        .order_by(AuditEvent.occurred_at, AuditEvent.id)
+        .limit(BATCH)
+    )
+    return (await session.execute(events)).all()
+
+
+def _is_ours(settings: Settings, row: Row[*tuple[Any, ...]]) -> bool:
+    return signing.same(row.signature, signing.sign(settings, row._asdict()))
+
+
+async def _reject(session: AsyncSession, strangers: set[uuid.UUID]) -> None:
+    if not strangers:
+        return
+    metrics.rejected.inc(len(strangers))
+    log.critical("audit_events_not_ours", event_ids=sorted(map(str, strangers)))
+    await session.execute(
+        update(AuditPending).where(AuditPending.event_id.in_(strangers)).values(rejected_at=func.clock_timestamp())
+    )
+
+
+async def _link(
+    session: AsyncSession, settings: Settings, head: AuditHead, events: Sequence[Row[*tuple[Any, ...]]]
+) -> None:
+    if not events:
+        return
+    links = []
+    for event in events:
+        prev, head.seq = head.hmac, head.seq + 1
+        head.hmac = signing.link(settings, head.seq, prev, event._asdict())
+        links.append({"seq": head.seq, "event_id": event.id, "prev": prev, "hmac": head.hmac})
+    await session.execute(insert(AuditSeal), links)
+    await session.execute(delete(AuditPending).where(AuditPending.event_id.in_([link["event_id"] for link in links])))
+
+
+async def _finish(tx: Transaction, settings: Settings, head: AuditHead, sealed: int) -> None:
+    metrics.pending.set(await tx.session.scalar(select(func.count()).select_from(AuditPending)) or 0)
+    if not sealed:
+        return
+    head.mac = signing.head(settings, head.seq, head.hmac)
+    end = Anchor(head.seq, head.hmac)
+    if await _announcement_is_due(tx.session, head):
+        head.announced_at = await tx.session.scalar(select(func.clock_timestamp()))
+        log.info("audit_sealed", anchor=str(end))
+    await tx.session.flush()
+    tx.after_commit.append(lambda: _keep(settings, end))
+
+
+async def _announcement_is_due(session: AsyncSession, head: AuditHead) -> bool:
+    if head.announced_at is None:
+        return True
+    return bool(await session.scalar(select(func.clock_timestamp() - ANNOUNCE_EVERY > head.announced_at)))
+
+
+async def _keep(settings: Settings, end: Anchor) -> None:
+    try:
+        await asyncio.to_thread(anchor.keep, settings, end)
+    except OSError as error:
+        log.error("audit_anchor_not_kept", error=repr(error))  # noqa: TRY400 - the next seal keeps a newer one
