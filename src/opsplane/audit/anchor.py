@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,6 +12,7 @@ from opsplane.config import Settings
 from opsplane.errors import InvalidInput
 
 FILE = "anchor.json"
+_WRITTEN = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,10 @@ class Anchor:
         Raises:
             InvalidInput: it is not of that form.
         """
-        seq, _, digits = written.partition(":")
-        try:
-            return cls(int(seq), bytes.fromhex(digits))
-        except ValueError:
-            raise InvalidInput(f"{written!r} is no anchor; it is SEQ:HMAC, from the log line audit_sealed.") from None
+        matched = _WRITTEN.fullmatch(written)
+        if matched is None:
+            raise InvalidInput(f"{written!r} is no anchor; it is SEQ:HMAC, as the log line audit_sealed shows it.")
+        return cls(int(matched[1]), bytes.fromhex(matched[2]))
 
     def __str__(self) -> str:
         return f"{self.seq}:{self.hmac.hex()}"

@@ -72,7 +72,9 @@ async def _outcome(session: AsyncSession, xid: str | None) -> str | None:
         return None
     try:
         async with session.begin_nested():
-            outcome: str | None = await session.scalar(text("SELECT pg_xact_status(CAST(:xid AS xid8))"), {"xid": xid})
+            outcome: str | None = await session.scalar(
+                text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))"), {"xid": xid}
+            )
             return outcome
     except DBAPIError as error:
         if is_unreachable(error):
