@@ -249,6 +249,30 @@ async def test_while_it_is_stalled_one_attempt_in_two_seconds_looks_for_it(own_r
         assert degraded() == before
 
 
+async def test_a_redis_that_drips_its_answers_is_as_good_as_stalled() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            await asyncio.sleep(0.15)
+            writer.write(b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    async with server, Throttles(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as throttles:
+        outcomes = [await timed(lambda: throttles.logins.hit(*WHO)) for _ in range(11)]
+    assert [passed for passed, _ in outcomes] == [True] * 10 + [False]
+    assert max(took for _, took in outcomes) < 0.4
+
+
+async def test_an_outage_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "PAUSE_S", 0)
+    with capture_logs() as logs:
+        async with Throttles(DEAD) as alone:
+            await admitted(alone.logins, 5)
+            alone._redis._warn_after -= throttle.WARN_EVERY_S
+            await admitted(alone.logins, 5)
+    assert [entry["event"] for entry in logs] == ["login_throttle_degraded"] * 2
+
+
 async def test_a_redis_that_is_killed_is_replaced_by_memory(own_redis: str) -> None:
     async with Throttles(own_redis) as throttles:
         assert await admitted(throttles.logins, 7) == 7

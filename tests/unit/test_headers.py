@@ -16,7 +16,7 @@ from opsplane.api.limits import BodyLimit
 from opsplane.config import Settings
 
 NOWHERE = Settings(database_url="postgresql://127.0.0.1:1/none", redis_url="redis://127.0.0.1:1", home=Path("/none"))
-PATHS = ["/healthz", "/nothing", "/system", "/system/ops/runs", "/static/opsplane.css", "/static/nothing", "/boom"]
+PATHS = ["/healthz", "/nothing", "/system", "/system/ops/runs", "/static/opsplane.css", "/static/nothing"]
 
 
 def broken() -> None:
@@ -32,10 +32,7 @@ def talkative() -> PlainTextResponse:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    built: Any = app.build(NOWHERE)
-    assert isinstance(built, FastAPI)
-    built.add_api_route("/boom", broken)
-    async with speaking_to(BodyLimit(built, 1024)) as client:
+    async with speaking_to(app.build(NOWHERE)) as client:
         yield client
 
 
@@ -48,6 +45,7 @@ def talking() -> FastAPI:
     inner = FastAPI()
     problems.install(inner)
     inner.add_api_route("/talkative", talkative)
+    inner.add_api_route("/boom", broken)
     return inner
 
 
@@ -62,9 +60,11 @@ async def test_every_response_has_each_header_once(client: httpx.AsyncClient, pa
     assert answer.headers.get_list("cache-control") == ([] if cached else ["no-store"])
 
 
-async def test_a_defect_and_a_body_too_large_have_them_too(client: httpx.AsyncClient) -> None:
-    for answer, status in [(await client.get("/boom"), 500), (await client.post("/", content=b"x" * 1025), 413)]:
-        assert answer.status_code == status
+async def test_a_defect_and_a_body_too_large_have_them_too() -> None:
+    async with speaking_to(BodyLimit(talking(), 1024)) as client:
+        answers = [await client.get("/boom"), await client.post("/", content=b"x" * 1025)]
+    assert [answer.status_code for answer in answers] == [500, 413]
+    for answer in answers:
         assert answer.headers["content-security-policy"] == HEADERS["content-security-policy"]
         assert answer.headers["content-type"] == "application/problem+json"
 

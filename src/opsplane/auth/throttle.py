@@ -16,9 +16,7 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import Counter
 from redis.asyncio import BlockingConnectionPool
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from opsplane.auth import users
 from opsplane.errors import OpsplaneError
@@ -198,7 +196,6 @@ class _Redis:
         pool: Any = BlockingConnectionPool  # its stub knows whole seconds only
         self._pool = pool.from_url(
             url, max_connections=20, timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
         )  # fmt: skip
         # By its pool: limits itself knows neither unix:// nor an address without a port.
         storage = RedisStorage(
