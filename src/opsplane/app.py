@@ -14,15 +14,15 @@ from starlette.types import ASGIApp
 
 from opsplane import data, logs, migrate, runtime
 from opsplane.access.sign_in import SignIn
-from opsplane.api import admin, limits, problems, system
+from opsplane.api import admin, problems, system
 from opsplane.api.gate import AdminGate, Gate, SystemGate
 from opsplane.api.headers import SecurityHeaders
-from opsplane.api.limits import BodyLimit
+from opsplane.api.limits import BodyLimit, RateLimit
 from opsplane.api.origin import SameOrigin
 from opsplane.api.pages import TEMPLATES
 from opsplane.api.proxies import behind_proxies
 from opsplane.auth.passwords import Passwords
-from opsplane.auth.throttle import LOGINS, ONE_TIME_CODES, Throttle
+from opsplane.auth.throttle import Throttles
 from opsplane.config import Environment, Settings
 from opsplane.db import new_id
 from opsplane.errors import ServiceUnavailable
@@ -44,10 +44,10 @@ def build(settings: Settings) -> ASGIApp:
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     app.mount("/static", StaticFiles(directory=data.ROOT / "static"))
-    _mount(app, SystemGate(_guarded(system.build(limits.requests(settings.requests_per_minute)), settings)))
-    _mount(app, AdminGate(_guarded(admin.build(limits.requests(settings.requests_per_minute)), settings)))
-    https = settings.base_url.startswith("https://")
-    return behind_proxies(SecurityHeaders(app, https=https), settings)
+    _mount(app, SystemGate(_guarded(system.build(), settings)))
+    _mount(app, AdminGate(_guarded(admin.build(), settings)))
+    limited = RateLimit(app, settings.requests_per_minute)
+    return behind_proxies(SecurityHeaders(limited, https=settings.base_url.startswith("https://")), settings)
 
 
 def _guarded(app: FastAPI, settings: Settings) -> ASGIApp:
@@ -81,12 +81,8 @@ async def doorman(plane: Plane, passwords: Passwords | None = None) -> AsyncIter
     """What judges whoever signs in, with its own connections to Redis."""
     redis_url = plane.settings.redis_url
     assert redis_url is not None, "no Redis is known yet"
-    logins, codes = Throttle(redis_url, LOGINS), Throttle(redis_url, ONE_TIME_CODES)
-    try:
-        yield SignIn(plane.db, plane.settings, passwords or Passwords(), logins, codes)
-    finally:
-        await logins.close()
-        await codes.close()
+    async with Throttles(redis_url) as throttles:
+        yield SignIn(plane.db, plane.settings, passwords or Passwords(), throttles.logins, throttles.codes)
 
 
 async def healthz() -> dict[str, str]:

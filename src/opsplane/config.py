@@ -144,7 +144,7 @@ class Settings(BaseSettings):
             raise ValueError("production needs OPSPLANE_SECRET_KEY with at least 32 characters")
         if not self.base_url.startswith("https://"):
             raise ValueError("production needs an https:// OPSPLANE_BASE_URL, or cookies would travel in the clear")
-        if "*" in self.proxies:
+        if any(proxy == "*" or proxy.endswith("/0") for proxy in self.proxies):
             raise ValueError("production refuses OPSPLANE_TRUSTED_PROXIES=*, anybody could forge an address; list them")
         if self.allow_admin_maintenance_actions:
             raise ValueError("production refuses OPSPLANE_ALLOW_ADMIN_MAINTENANCE_ACTIONS; customers see no repairs")

@@ -12,6 +12,7 @@ class OpsplaneError(Exception):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
     code: ClassVar[str] = "refused"
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, **extra: Any) -> None:
         super().__init__(message)
@@ -23,6 +24,7 @@ class ServiceUnavailable(OpsplaneError):
     """The database, Redis or another needed service cannot be reached."""
 
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
+    retry_after_s = 5
 
 
 class ConfigurationError(OpsplaneError):

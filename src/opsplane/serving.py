@@ -45,7 +45,8 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         settings = settings.model_copy(update={"base_url": f"http://localhost:{port}"})
     config = uvicorn.Config(
         app.build(settings), host=host, port=port, log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, timeout_graceful_shutdown=GRACE_S,
+        proxy_headers=False,  # the application does it, by OPSPLANE_TRUSTED_PROXIES
+        timeout_graceful_shutdown=GRACE_S,
     )  # fmt: skip
     uvicorn.Server(config).run()
 

@@ -32,6 +32,10 @@ def load(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> config.Sett
         ({"OPSPLANE_LOG_LEVEL": "LOUD"}, "OPSPLANE_LOG_LEVEL: must be DEBUG"),
         ({"OPSPLANE_BASE_URL": "ops.example"}, "OPSPLANE_BASE_URL: must start with http://"),
         ({"OPSPLANE_ENV": "staging"}, "OPSPLANE_ENV"),
+        ({"OPSPLANE_TRUSTED_PROXIES": "10.0.0.1/8"}, "OPSPLANE_TRUSTED_PROXIES: 10.0.0.1/8 has host bits set"),
+        ({"OPSPLANE_TRUSTED_PROXIES": "10.0.0.1, proxy"}, "OPSPLANE_TRUSTED_PROXIES: 'proxy' does not appear to be"),
+        ({"OPSPLANE_TRUSTED_PROXIES": "10.0.0.1 10.0.0.2"}, "OPSPLANE_TRUSTED_PROXIES"),
+        ({"OPSPLANE_ALLOW_ADMIN_MAINTENANCE_ACTIONS": "perhaps"}, "OPSPLANE_ALLOW_ADMIN_MAINTENANCE_ACTIONS"),
         ({"OPSPLANE_CHUNK_MIN_ROWS": "600", "OPSPLANE_CHUNK_MAX_ROWS": "500"}, "OPSPLANE_CHUNK_MIN_ROWS is larger"),
         ({"OPSPLANE_DATABSE_URL": "x"}, "did you mean OPSPLANE_DATABASE_URL?"),
     ],
@@ -53,6 +57,11 @@ def test_a_wrong_setting_is_named_in_one_line(
         ({"OPSPLANE_SECRET_KEY": None}, "OPSPLANE_SECRET_KEY"),
         ({"OPSPLANE_SECRET_KEY": "short"}, "OPSPLANE_SECRET_KEY"),
         ({"OPSPLANE_BASE_URL": "http://ops.example"}, "https://"),
+        ({"OPSPLANE_TRUSTED_PROXIES": "*"}, "OPSPLANE_TRUSTED_PROXIES"),
+        ({"OPSPLANE_TRUSTED_PROXIES": "10.0.0.0/8, *"}, "OPSPLANE_TRUSTED_PROXIES"),
+        ({"OPSPLANE_TRUSTED_PROXIES": "0.0.0.0/0"}, "OPSPLANE_TRUSTED_PROXIES"),
+        ({"OPSPLANE_TRUSTED_PROXIES": "10.0.0.0/8,::/0"}, "OPSPLANE_TRUSTED_PROXIES"),
+        ({"OPSPLANE_ALLOW_ADMIN_MAINTENANCE_ACTIONS": "true"}, "OPSPLANE_ALLOW_ADMIN_MAINTENANCE_ACTIONS"),
     ],
 )
 def test_production_refuses_what_is_only_convenient(
@@ -60,7 +69,7 @@ def test_production_refuses_what_is_only_convenient(
 ) -> None:
     assert load(monkeypatch, PRODUCTION).env is Environment.PRODUCTION
     for name, value in lacks.items():
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=says):
@@ -79,3 +88,15 @@ def test_secrets_do_not_show() -> None:
 def test_what_managed_databases_hand_out_is_understood() -> None:
     settings = config.Settings(database_url="postgres://u:p@h/d?sslmode=require")
     assert settings.sqlalchemy_url == "postgresql+asyncpg://u:p@h/d?ssl=require"
+
+
+def test_production_takes_a_list_of_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, PRODUCTION | {"OPSPLANE_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7,,2001:db8::/32"})
+    assert settings.proxies == ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]
+    assert not settings.allow_admin_maintenance_actions
+
+
+def test_development_may_believe_every_proxy_and_hint_at_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"OPSPLANE_TRUSTED_PROXIES": "*", "OPSPLANE_ALLOW_ADMIN_MAINTENANCE_ACTIONS": "true"}
+    settings = load(monkeypatch, values)
+    assert (settings.proxies, settings.allow_admin_maintenance_actions) == (["*"], True)

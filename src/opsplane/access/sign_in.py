@@ -13,7 +13,7 @@ from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.models import AdminSession, PlatformUser, SystemSession, TenantUser
 from opsplane.auth.passwords import Passwords, Verdict
 from opsplane.auth.sessions import Client, Opened
-from opsplane.auth.throttle import Throttle, TooManyAttempts
+from opsplane.auth.throttle import LoginThrottle, Throttle, TooManyAttempts
 from opsplane.auth.users import normalise
 from opsplane.config import Settings
 from opsplane.db import Database
@@ -53,7 +53,7 @@ class SignIn:
     db: Database
     settings: Settings
     passwords: Passwords
-    logins: Throttle
+    logins: LoginThrottle
     codes: Throttle
 
     async def system(self, given: Credentials, *, replaces: str | None = None) -> Opened[SystemSession]:
@@ -115,9 +115,9 @@ class SignIn:
     async def _code_fits(self, session: AsyncSession, user: PlatformUser, given: Credentials) -> bool:
         if given.code is None:
             return False
-        await self.codes.hit(SYSTEM, "code", str(user.id))
+        await self.codes.hit(str(user.id))
         if fits := await totp.accept(session, self.settings, user, given.code):
-            await self.codes.clear(SYSTEM, "code", str(user.id))
+            await self.codes.clear(str(user.id))
         return fits
 
     async def _opened(

@@ -155,11 +155,11 @@ async def confirm_enrolment(
     body: CodeIn, who: APerson, doorman: TheDoorman, client: TheClient, plane: ThePlane, response: Response
 ) -> RecoveryCodesOut:
     """Confirm the authenticator; the session is renewed, all others end."""
-    await doorman.codes.hit(SYSTEM, "code", str(who.user.id))
+    await doorman.codes.hit(str(who.user.id))
     async with plane.db.transaction() as tx:
         code = body.code.get_secret_value()
         enrolled = await accounts.confirm_enrolment(tx.session, plane.settings, who, code, client)
-    await doorman.codes.clear(SYSTEM, "code", str(who.user.id))
+    await doorman.codes.clear(str(who.user.id))
     _with_cookie(plane, enrolled.opened, response)
     return RecoveryCodesOut(recovery_codes=enrolled.recovery_codes)
 

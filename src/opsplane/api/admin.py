@@ -4,9 +4,8 @@ import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
-from fastapi.params import Depends as Dependency
 
-from opsplane.api import limits, pages, problems
+from opsplane.api import pages, problems
 from opsplane.api.admin_schemas import FindingPage, FindingQuery, OperationPage, OperationQuery
 from opsplane.api.deps import ThePlane, encode_cursor, id_before
 from opsplane.api.member_account import member_account
@@ -65,7 +64,7 @@ async def show_operation(operation_id: uuid.UUID, who: CanViewOperations, plane:
         return await operations.show(session, who, operation_id, base_url=plane.settings.base_url)
 
 
-def build(*dependencies: Dependency) -> FastAPI:
+def build() -> FastAPI:
     """The admin plane's app, without its gate; its OpenAPI document is `openapi/admin.json`."""
     app = FastAPI(
         title="opsplane admin API",
@@ -75,10 +74,8 @@ def build(*dependencies: Dependency) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         servers=[{"url": "/admin"}],
-        dependencies=dependencies,
     )
     problems.install(app)
-    limits.install(app)
     app.include_router(pages.login("admin"))
     app.include_router(member_account)
     app.include_router(admin)

@@ -1,53 +1,52 @@
-"""Headers that tell browsers what a page may do: on every response, whoever made it."""
-
-from typing import Final
+"""The headers that tell a browser to trust a response as little as possible; one policy for every response."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-POLICY: Final = (
-    "default-src 'none'; "
-    "script-src 'self'; "
-    "style-src 'self'; "
-    "img-src 'self'; "
-    "connect-src 'self'; "
-    "form-action 'self'; "
-    "base-uri 'none'; "
-    "frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; "
-    "trusted-types 'none'"
+STATIC = "/static/"
+HSTS = "max-age=31536000"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; object-src 'none'; "
+    # No policy can be made, so scripts build pages from nodes and text alone.
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-ALWAYS: Final = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
-A_YEAR: Final = "max-age=31536000; includeSubDomains"
 
 
 class SecurityHeaders:
-    """Sets them; nothing is kept by caches but static files. Browsers keep to https once they saw it."""
+    """Sets the headers on every response, whatever a route set itself; wraps everything that can answer."""
 
     def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self._app = app
-        self._headers = ALWAYS | ({"Strict-Transport-Security": A_YEAR} if https else {})
+        self._headers = HEADERS | ({"strict-transport-security": HSTS} if https else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and the response with its headers back."""
+        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def with_headers(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(self._headers)
-                if not scope["path"].startswith("/static/"):
-                    headers.setdefault("Cache-Control", "no-store")
+                self._set(message, cacheable=scope["path"].startswith(STATIC) and message["status"] < 400)
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        await self._app(scope, receive, send_with_headers)
+
+    def _set(self, start: Message, *, cacheable: bool) -> None:
+        start["headers"] = [(name.lower(), value) for name, value in start.get("headers", [])]
+        headers = MutableHeaders(raw=start["headers"])
+        del headers["server"]
+        for name, value in self._headers.items():
+            headers[name] = value  # replaces, so no header is there twice
+        if not cacheable:
+            headers.setdefault("cache-control", "no-store")

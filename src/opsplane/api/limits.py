@@ -1,77 +1,167 @@
-"""How much one caller may ask: the size of a body, and requests a minute."""
+"""How large a request may be, and how many one client address may make; both refused before anything is read."""
 
+import logging
+import math
+import time
 from http import HTTPStatus
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.params import Depends as Dependency
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded
-from slowapi.util import get_remote_address
 from starlette.datastructures import Headers
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opsplane.api import problems
+from opsplane.auth import throttle
 from opsplane.errors import OpsplaneError
+
+LOGINS = "120/minute"
+PLANES = frozenset({"admin", "system"})
+LOGIN_PATHS = frozenset(f"/{plane}/login" for plane in PLANES)
+HEALTH = frozenset({"/healthz", "/readyz"})
 
 
 class BodyTooLarge(OpsplaneError):
-    """The body is larger than any body of ours."""
+    """The body is larger than `OPSPLANE_MAX_BODY_BYTES`."""
 
     status, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"
 
     def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"A body has at most {max_bytes} bytes.")
+        super().__init__(f"The body is larger than {max_bytes} bytes.", max_bytes=max_bytes)
 
 
 class TooManyRequests(OpsplaneError):
-    """The caller's address asked for too much in this minute."""
+    """One client address asks too often."""
 
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"
 
     def __init__(self, retry_after_s: int) -> None:
-        super().__init__("Too many requests from this address; slow down, or raise OPSPLANE_REQUESTS_PER_MINUTE.")
+        super().__init__("Too many requests from this address; slow down.")
         self.retry_after_s = retry_after_s
 
 
 class BodyLimit:
-    """Refuses a body that says it is too large, or turns out to be."""
+    """Answers 413 to a body that says it is, or turns out to be, too large.
+
+    Starlette's `RequestBodyLimitMiddleware` answers in plain text, and only once the application has asked.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = RequestBodyLimitMiddleware(app, max_body_size=max_bytes)
+        self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge one request."""
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
-            await problems.refused(BodyTooLarge(self._max_bytes))(scope, receive, send)
-        else:
+        """Measure one request."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        meter = _Meter(receive, send, self._max_bytes)
+        if _declared(Headers(scope=scope)) <= self._max_bytes:
+            try:
+                await self._app(scope, meter.receive, meter.send)
+            except BodyTooLarge:
+                if meter.answered:
+                    raise
+            if not meter.overflowed or meter.answered:
+                return
+        await problems.refused(BodyTooLarge(self._max_bytes))(scope, receive, send)
 
 
-def requests(per_minute: int) -> Dependency:
-    """At most so many requests a minute by one client address, counted in this process.
+class _Meter:
+    """Counts a body as it comes; whatever is answered to one that overflowed is not sent."""
 
-    A dependency, because slowapi's middleware does not find routes that FastAPI includes from
-    routers; in memory, because slowapi asks its storage synchronously.
+    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._max_bytes = max_bytes
+        self._seen = 0
+        self.answered = False
+
+    @property
+    def overflowed(self) -> bool:
+        return self._seen > self._max_bytes
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        if self.overflowed:
+            raise BodyTooLarge(self._max_bytes)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.answered or not self.overflowed:
+            self.answered = True
+            await self._send(message)
+
+
+class RateLimit:
+    """Refuses a client address its request too many in a minute, and its login too many, whatever the names.
+
+    Each plane counts apart, and health does not count.
+
+    Around the root application: a limit on the planes alone would tell strangers by its 429 that they are there.
     """
-    limiter = Limiter(key_func=get_remote_address, storage_uri="memory://")
 
-    @limiter.shared_limit(f"{per_minute}/minute", scope="plane")
-    async def within_limit(request: Request) -> None: ...
+    def __init__(self, app: ASGIApp, per_minute: int) -> None:
+        self._app = app
+        self._requests, self._logins = AtMost(f"{per_minute}/minute"), AtMost(LOGINS)
 
-    dependency = Depends(within_limit)
-    assert isinstance(dependency, Dependency)
-    return dependency
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count one request."""
+        if scope["type"] == "http" and scope["path"] not in HEALTH:
+            try:
+                await self._requests(Request(scope))
+                if scope["method"] == "POST" and scope["path"] in LOGIN_PATHS:
+                    await self._logins(Request(scope))
+            except TooManyRequests as refusal:
+                await problems.refused(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
-def install(app: FastAPI) -> None:
-    """Map slowapi's refusal and the body limit's to problem documents."""
-    app.add_exception_handler(RateLimitExceeded, _too_many)
+class AtMost:
+    """So many requests of one client address to one plane, such as `120/minute`; also a dependency for one route.
+
+    slowapi's middlewares look the route up in `app.routes`, where FastAPI keeps included routers as one entry
+    without an endpoint: they would limit nothing. Its decorator needs no route.
+    """
+
+    def __init__(self, limit: str) -> None:
+        # In memory, for slowapi asks its storage synchronously: a stalled Redis would stop the whole process.
+        self._limiter = Limiter(key_func=_caller, storage_uri="memory://", key_style="endpoint")
+        self._limiter.enabled = True  # whatever RATELIMIT_ENABLED says outside
+        self._limiter.logger.setLevel(logging.ERROR)  # it would log each refusal of a flood
+        self._admit = self._limiter.limit(limit)(_admitted)
+
+    async def __call__(self, request: Request) -> None:
+        """Count one request.
+
+        Raises:
+            TooManyRequests: it is one too many (429).
+        """
+        apart = Request({**request.scope, "state": {}})  # slowapi checks one limit per state and no second
+        try:
+            await self._admit(request=apart)
+        except RateLimitExceeded:
+            raise TooManyRequests(self._wait_s(apart)) from None
+
+    def _wait_s(self, request: Request) -> int:
+        limit, key = request.state.view_rate_limit
+        stats = self._limiter.limiter.get_window_stats(limit, *key)
+        return max(1, math.ceil(stats.reset_time - time.time()))
 
 
-async def _too_many(_request: Request, error: Exception) -> problems.ProblemResponse:
-    assert isinstance(error, RateLimitExceeded)
-    assert error.limit is not None
-    return problems.refused(TooManyRequests(int(error.limit.limit.get_expiry())))
+async def _admitted(request: Request) -> None:
+    """Do nothing: it is what slowapi's decorator stands before."""
+
+
+def _caller(request: Request) -> str:
+    plane = request.scope["path"].strip("/").partition("/")[0]
+    address = throttle.network(request.client.host if request.client else "")
+    return f"{plane if plane in PLANES else '-'}:{address}"
+
+
+def _declared(headers: Headers) -> int:
+    length = headers.get("content-length", "")
+    # The server refuses other lengths; what comes is measured all the same.
+    return int(length[:19]) if length.isdecimal() else 0

@@ -1,6 +1,7 @@
-"""Changes come from our own pages: what browsers say of a request tells, so that forms need no tokens."""
+"""No request that another site made a browser send: what a cookie vouches for must come from our own pages."""
 
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -8,61 +9,88 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from opsplane.api import problems
 from opsplane.errors import OpsplaneError
 
-SAFE = frozenset({"GET", "HEAD"})
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+OURS = frozenset({"same-origin", "none"})  # none: the person, not a page, made the browser send it
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class CrossSiteRequest(OpsplaneError):
-    """A change that another site had the browser ask for."""
+    """A page of another origin, or something that does not say where it comes from, asked for a change."""
 
     status, code = HTTPStatus.FORBIDDEN, "cross_site_request"
 
     def __init__(self) -> None:
-        super().__init__(
-            "This change was asked for by another site. Open opsplane at OPSPLANE_BASE_URL; scripts use an API token."
-        )
+        super().__init__("This request did not come from a page of opsplane; automation sends an API token instead.")
 
 
 class JsonRequired(OpsplaneError):
-    """A body that is not JSON: what HTML forms of any site can send without asking."""
+    """A body that a page of another origin could send without asking."""
 
     status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "json_required"
 
     def __init__(self) -> None:
-        super().__init__("Send the body as application/json.")
+        super().__init__("Send the body as JSON, with the header Content-Type: application/json.")
 
 
 class SameOrigin:
-    """Refuses changes from other sites, and bodies that are not JSON.
-
-    Sec-Fetch-Site decides where a browser sends it, else Origin; a request with neither is
-    refused, as it would be no browser that holds a cookie of ours. An API token is no cookie.
-    """
+    """Lets only JSON of our own origin change something; inside the gate, and around the login endpoints."""
 
     def __init__(self, app: ASGIApp, base_url: str) -> None:
         self._app = app
-        self._origin = base_url
+        self._base_url = base_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge one request."""
-        headers = Headers(scope=scope)
-        if scope["method"] in SAFE:
-            await self._app(scope, receive, send)
-        elif "authorization" not in headers and not self._is_ours(headers):
-            await problems.refused(CrossSiteRequest())(scope, receive, send)
-        elif _has_body(headers) and not _is_json(headers):
-            await problems.refused(JsonRequired())(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        """Decide for one request."""
+        if scope["type"] == "http":
+            try:
+                check(scope["method"], Headers(scope=scope), self._base_url)
+            except OpsplaneError as refusal:
+                await problems.refused(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
-    def _is_ours(self, headers: Headers) -> bool:
-        site = headers.get("sec-fetch-site")
-        if site is not None:
-            return site in {"same-origin", "none"}
-        return headers.get("origin") == self._origin
+
+def check(method: str, headers: Headers, base_url: str) -> None:
+    """Refuse what another site may have sent; a bearer token passes, because no browser adds one by itself.
+
+    Raises:
+        CrossSiteRequest: an unsafe method from elsewhere (403).
+        JsonRequired: an unsafe method with a body that is not JSON (415).
+    """
+    if method in SAFE_METHODS or _has_bearer(headers):
+        return
+    if not same_origin(headers, base_url):
+        raise CrossSiteRequest
+    if _has_body(headers) and not _is_json(headers):
+        raise JsonRequired
+
+
+def same_origin(headers: Headers, base_url: str) -> bool:
+    """Whether the browser says that one of our own pages sent this; saying nothing is no."""
+    # Browsers send Sec-Fetch-Site to https:// and localhost only; elsewhere `Origin` has to tell.
+    sites = headers.getlist("sec-fetch-site")
+    if sites:
+        return OURS.issuperset(sites)
+    return headers.getlist("origin") == [origin_of(base_url)]
+
+
+def origin_of(url: str) -> str:
+    """The origin of a URL as browsers write it: lower case, without the scheme's own port."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    if parts.port in {None, DEFAULT_PORTS.get(parts.scheme)}:
+        return f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{host}:{parts.port}"
+
+
+def _has_bearer(headers: Headers) -> bool:
+    # Only this scheme: browsers do add `Basic` by themselves, when a proxy asked for it.
+    return headers.get("authorization", "").partition(" ")[0].lower() == "bearer"
 
 
 def _has_body(headers: Headers) -> bool:
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _is_json(headers: Headers) -> bool:

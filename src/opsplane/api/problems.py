@@ -16,7 +16,6 @@ from opsplane.errors import OpsplaneError
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 5
 
 
 class FieldProblem(BaseModel):
@@ -67,10 +66,7 @@ def not_found() -> ProblemResponse:
 
 def refused(error: OpsplaneError) -> ProblemResponse:
     """A refusal as a problem document."""
-    retry_after_s = getattr(
-        error, "retry_after_s", RETRY_AFTER_S if error.status is HTTPStatus.SERVICE_UNAVAILABLE else 0
-    )
-    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    headers = None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return problem(error.status, error.code, error.message, headers=headers, **error.extra)
 
 

@@ -1,4 +1,6 @@
-"""Whose word counts on where a request comes from."""
+"""Who the client is: the peer, or what proxies named in the settings say."""
+
+from typing import Any
 
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -7,8 +9,10 @@ from opsplane.config import Settings
 
 
 def behind_proxies(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Take the client's address from X-Forwarded-For, as far as trusted proxies wrote it; else from the connection."""
-    if not settings.proxies:
-        return app
-    trusted: ASGIApp = ProxyHeadersMiddleware(app, trusted_hosts=settings.proxies)  # type: ignore[arg-type, assignment]
+    """Take the client from `X-Forwarded-For` if the peer is trusted: its last entry that is no trusted proxy itself.
+
+    The ASGI server must not do it again by a list of its own; `opsplane serve` sees to that.
+    """
+    wrapped: Any = ProxyHeadersMiddleware(app, trusted_hosts=settings.proxies)  # type: ignore[arg-type]
+    trusted: ASGIApp = wrapped
     return trusted

@@ -4,10 +4,9 @@ import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
-from fastapi.params import Depends as Dependency
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.api import limits, pages, problems
+from opsplane.api import pages, problems
 from opsplane.api.account import account
 from opsplane.api.audit import audit
 from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor, id_before
@@ -193,7 +192,7 @@ async def list_tenants(
     )
 
 
-def build(*dependencies: Dependency) -> FastAPI:
+def build() -> FastAPI:
     """The system plane's app, without its gate; its OpenAPI document is `openapi/system.json`."""
     app = FastAPI(
         title="opsplane system API",
@@ -203,10 +202,8 @@ def build(*dependencies: Dependency) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         servers=[{"url": "/system"}],
-        dependencies=dependencies,
     )
     problems.install(app)
-    limits.install(app)
     app.include_router(pages.login("system"))
     app.include_router(account)
     app.include_router(ops)

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from opsplane import keys
@@ -55,7 +56,7 @@ def plain(value: Any) -> Any:
 
 def _plain_scalar(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        return int(Decimal(repr(value)))  # as jsonb does: 1e200 is a one with zeros, not the nearest double's digits
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
