@@ -1,6 +1,7 @@
 """Tenant users and their memberships: what a role shows, what is refused, what the commands do and record."""
 
 import asyncio
+import itertools
 import json
 import uuid
 from typing import Any
@@ -57,8 +58,7 @@ async def the_platform(plane: Plane) -> Tenant:
 
 def test_a_stronger_role_may_do_whatever_a_weaker_may() -> None:
     """`Member.tenants_with` rests on it: of two roles in one tenant either may satisfy the condition."""
-    strongest_first = list(Role)
-    for stronger, weaker in zip(strongest_first, strongest_first[1:], strict=False):
+    for stronger, weaker in itertools.pairwise(Role):
         assert stronger.capabilities >= weaker.capabilities
 
 
