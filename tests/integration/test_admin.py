@@ -423,9 +423,10 @@ async def test_fr001_customers_notice_nothing_of_repairs(plane: Plane, doors: Do
                     answer = await client.request(method, url)
                     assert not FORBIDDEN.search(f"{answer.headers} {answer.text}"), f"{role} {method} {url}"
     assert not FORBIDDEN.search(openapi.rendered("admin"))
-    templates = [file for file in (data.ROOT / "templates").rglob("*") if "admin" in str(file.relative_to(data.ROOT))]
-    for file in templates:
-        assert not file.is_file() or not FORBIDDEN.search(file.name + file.read_text()), file
+    files = [file for folder in ("templates", "static") for file in (data.ROOT / folder).rglob("*") if file.is_file()]
+    for file in files:
+        if "admin" in str(file.relative_to(data.ROOT)):
+            assert not FORBIDDEN.search(file.name + file.read_text(encoding="utf-8")), file
 
 
 @pytest.mark.parametrize("role", Role)
