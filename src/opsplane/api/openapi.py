@@ -14,9 +14,10 @@ from opsplane.api.problems import Problem
 Scheme = dict[str, str]
 
 TOKEN: Scheme = {"type": "http", "scheme": "bearer"}
+SYSTEM_SESSION: Scheme = {"type": "apiKey", "in": "cookie", "name": "__Host-opsplane_system"}
 ADMIN_SESSION: Scheme = {"type": "apiKey", "in": "cookie", "name": "__Host-opsplane_admin"}
 PLANES: dict[str, tuple[Callable[[], FastAPI], dict[str, Scheme]]] = {
-    "system": (system.build, {"token": TOKEN}),
+    "system": (system.build, {"token": TOKEN, "session": SYSTEM_SESSION}),
     "admin": (admin.build, {"session": ADMIN_SESSION}),
 }
 

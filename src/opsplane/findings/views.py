@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth import members
@@ -60,15 +60,13 @@ async def page(
         RoleTooWeak: 403.
     """
     conditions = _conditions(wanted)
-    if before is not None:
-        conditions.append(Finding.id < before)
     if wanted.tenant is not None:
         tenant = await members.pick(session, who, wanted.tenant, VIEW)
-        found = newest.of_each(Finding, Tenant.id == tenant.id, *conditions, limit=limit)
+        found = newest.of_each(Finding, Tenant.id == tenant.id, *conditions, before=before, limit=limit)
     elif who.workspaces_with(VIEW):
-        found = _joined().where(who.tenants_with(VIEW), *conditions).order_by(Finding.id.desc()).limit(limit)
+        found = newest.of_all(Finding, who.tenants_with(VIEW), *conditions, before=before, limit=limit)
     else:
-        found = newest.of_each(Finding, who.tenants_with(VIEW), *conditions, limit=limit)
+        found = newest.of_each(Finding, who.tenants_with(VIEW), *conditions, before=before, limit=limit)
     return [_present(finding, external_id) for finding, external_id in await session.execute(found)]
 
 
@@ -86,10 +84,6 @@ async def show(session: AsyncSession, who: Member, finding_id: uuid.UUID) -> Fin
     finding, tenant = row
     who.require(VIEW, tenant)
     return _present(finding, tenant.external_id)
-
-
-def _joined() -> Select[Finding, str]:
-    return select(Finding, Tenant.external_id).join(Tenant, Tenant.id == Finding.tenant_id)
 
 
 def _conditions(wanted: FindingFilter) -> list[ColumnElement[bool]]:

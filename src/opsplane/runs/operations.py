@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth import members
@@ -73,15 +73,13 @@ async def page(
         RoleTooWeak: they may see no operation of it at all (403).
     """
     conditions = [OperationRun.plane == PLANE, _visible(who), *_conditions(wanted)]
-    if before is not None:
-        conditions.append(OperationRun.id < before)
     if wanted.tenant is not None:
         tenant = await members.pick(session, who, wanted.tenant, VIEW)
-        runs = newest.of_each(OperationRun, Tenant.id == tenant.id, *conditions, limit=limit)
+        runs = newest.of_each(OperationRun, Tenant.id == tenant.id, *conditions, before=before, limit=limit)
     elif who.workspaces_with(VIEW):
-        runs = _joined().where(*conditions).order_by(OperationRun.id.desc()).limit(limit)
+        runs = newest.of_all(OperationRun, *conditions, before=before, limit=limit)
     else:
-        runs = newest.of_each(OperationRun, who.tenants_with(VIEW), *conditions, limit=limit)
+        runs = newest.of_each(OperationRun, who.tenants_with(VIEW), *conditions, before=before, limit=limit)
     return await _presented(session, (await session.execute(runs)).all(), base_url=base_url)
 
 
@@ -105,10 +103,6 @@ async def show(session: AsyncSession, who: Member, run_id: uuid.UUID, *, base_ur
     members.require(role, VIEW, types.find(run.type).capability)
     [shown] = await _presented(session, [(run, tenant and tenant.external_id)], base_url=base_url)
     return shown
-
-
-def _joined() -> Select[*tuple[Any, ...]]:
-    return select(OperationRun, Tenant.external_id).outerjoin(Tenant, Tenant.id == OperationRun.tenant_id)
 
 
 def _conditions(wanted: OperationFilter) -> list[ColumnElement[bool]]:
