@@ -76,6 +76,7 @@ async def settings(
         lease_s=2,
         chunk_min_rows=50,
         chunk_max_rows=500,
+        requests_per_minute=1_000_000,
         base_url="http://ops.test",
     )
     await migrate.upgrade(settings)

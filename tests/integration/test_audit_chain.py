@@ -263,9 +263,10 @@ async def snapshot(plane: Plane) -> Chain:
     async with plane.db.reading() as session:
         links = (await session.execute(text("SELECT seq, event_id, hmac FROM audit_seals ORDER BY seq"))).all()
     async with plane.db.transaction() as tx:
+        await tx.session.execute(text("DROP SCHEMA IF EXISTS kept CASCADE"))
+        await tx.session.execute(text("CREATE SCHEMA kept"))
         for table in TABLES:
-            await tx.session.execute(text(f"DROP TABLE IF EXISTS kept_{table}"))
-            await tx.session.execute(text(f"CREATE TABLE kept_{table} AS TABLE {table}"))
+            await tx.session.execute(text(f"CREATE TABLE kept.{table} AS TABLE {table}"))
     return {
         "events": {link.seq: link.event_id for link in links},
         "hmacs": {link.seq: link.hmac for link in links},
@@ -278,7 +279,7 @@ TABLES = ("audit_events", "audit_seals", "audit_head", "audit_pending")
 
 async def restore(plane: Plane, _before: Chain) -> None:
     statements = [f"TRUNCATE {', '.join(TABLES)}"]
-    statements += [f"INSERT INTO {table} SELECT * FROM kept_{table}" for table in TABLES]
+    statements += [f"INSERT INTO {table} SELECT * FROM kept.{table}" for table in TABLES]
     await tamper(plane, *statements)
 
 

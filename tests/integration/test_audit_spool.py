@@ -78,7 +78,7 @@ async def test_no_event_is_lost_after_replay(broken: Plane) -> None:
 
 
 async def test_a_run_goes_on_and_its_whole_story_comes_back(
-    broken: Plane, tenants: list[Tenant], operator: Actor
+    broken: Plane, tenants: list[Tenant], operator: Actor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await support.add_findings(broken, tenants[0], 3)
     run = (await support.start(broken, operator)).run
@@ -88,6 +88,7 @@ async def test_a_run_goes_on_and_its_whole_story_comes_back(
     await replay.replay(broken.db, broken.settings)
     async with broken.db.reading() as session:
         actions = set(await session.scalars(select(AuditEvent.action)))
+    assert "audit_event_refused" in capsys.readouterr().out, "the log has it at once, and whole"
     assert actions >= {f"platform.ops.runbooks.{act}" for act in ("preflight", "started", "completed")}
 
 

@@ -183,10 +183,9 @@ async def test_a_code_works_once(doors: Doors, ann: PlatformUser) -> None:
 async def test_a_code_used_twice_at_once_gives_one_login(doors: Doors, plane: Plane, ann: PlatformUser) -> None:
     secret, recovery = await enrolled(await doors.signed_in(EMAIL))
     for one in (web.code(secret), recovery[0]):
-        logins = (login(doors.client(f"192.0.2.{n}"), totp=one) for n in range(5))
+        logins = (login(doors.client(f"192.0.2.{n}"), totp=one) for n in range(3))
         answers = sorted(answer.status_code for answer in await asyncio.gather(*logins))
-        assert answers == [204, 401, 401, 401, 401]
-        await plane.queue.redis.flushdb()
+        assert answers == [204, 401, 401]
 
 
 async def test_a_recovery_code_stands_in_once(doors: Doors, ann: PlatformUser) -> None:

@@ -42,7 +42,7 @@ def test_help_lists_every_group() -> None:
     done = opsplane("--help")
     assert done.returncode == 0
     listed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
-    assert [name for name in listed if not name.startswith("-")] == [*GROUPS, "tokens", "members", "new"]
+    assert [name for name in listed if not name.startswith("-")] == [*GROUPS, "tokens", "members", "audit", "new"]
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["runs", "nope"], ["runs", "show", "not-a-uuid"], ["runs", "show"]])
