@@ -225,6 +225,37 @@ async def test_who_may_do_what_in_the_system_plane(callers: dict[str, Caller]) -
     assert judged == 6 * len(CLOSED["system"])
 
 
+async def test_who_may_do_what_in_the_admin_plane(
+    doors: Doors, callers: dict[str, Caller], foreign: dict[str, Client], plane: Plane, tenants: list[Tenant]
+) -> None:
+    stranger = await web.tenant_user(plane, Role.OWNER, tenants[0])
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("DELETE FROM memberships WHERE user_id = :id"), {"id": stranger.id})
+    member_of_nothing = await doors.signed_in(stranger.email, plane="admin")
+    outsiders = {name: caller.client for name, caller in callers.items() if name != "tenant user"}
+    for endpoint in sorted(CLOSED["admin"], key=lambda one: one.path == "/logout"):
+        for name, client in outsiders.items():
+            answer = await client.request(endpoint.method, endpoint.url)
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), f"{endpoint} as {name}"
+        inside = await foreign["system"].request(endpoint.method, endpoint.url)
+        assert inside.status_code in ({404} if "{" in endpoint.path else {200, 204}), f"{endpoint} as an owner"
+        nothing = await member_of_nothing.request(endpoint.method, endpoint.url)
+        own = endpoint.path in {"/me", "/logout"}
+        assert (nothing.status_code in {200, 204}) == own, f"{endpoint} as a member of nothing"
+
+
+async def test_a_method_that_no_route_has_is_a_missing_path_for_insiders_too(
+    callers: dict[str, Caller], foreign: dict[str, Client]
+) -> None:
+    for plane_name, client in (("system", callers["with it"].client), ("admin", foreign["system"])):
+        for url in {one.url for one in CLOSED[plane_name]}:
+            have = {one.method for one in CLOSED[plane_name] if one.url == url}
+            for method in set(METHODS) - have:
+                answer = await client.request(method, url)
+                missing = await random_missing(client, plane_name, method)
+                assert seen(answer) == seen(missing), f"{method} {url}"
+
+
 def _may(demand: Demand, caller: Caller) -> bool:
     for_people = isinstance(demand, AtABrowser | RightAtABrowser)
     if for_people and caller.token:

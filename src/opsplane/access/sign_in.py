@@ -1,10 +1,11 @@
 """Signing in: throttled before anything is compared, the same answer and time for every reason to refuse."""
 
+import uuid
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import log as audit
@@ -72,7 +73,7 @@ class SignIn:
                 opened.row.second_factor = enrolled
                 await _rehash(tx.session, user, verdict)
         if opened is None:
-            raise await self._refused(SYSTEM, given, user)
+            raise await self._refused(SYSTEM, given, user.id)
         await self._cleared(SYSTEM, given)
         return opened
 
@@ -99,18 +100,18 @@ class SignIn:
         """
         await self._throttled(plane, given)
         if not (await self.passwords.verify(given.password, user.password_hash)).right:
-            raise await self._refused(plane, given, user)
+            raise await self._refused(plane, given, user.id)
         await self._cleared(plane, given)
 
     async def _recognised(self, plane: str, kind: type[AnyUser], given: Credentials) -> tuple[AnyUser, Verdict]:
         await self._throttled(plane, given)
         async with self.db.reading() as session:
-            user = await session.scalar(select(kind).where(kind.email == normalise(given.username)))
-        active = user is not None and user.disabled_at is None
-        verdict = await self.passwords.verify(given.password, user.password_hash if user and active else None)
-        if user is None or not verdict.right:
-            raise await self._refused(plane, given, user)
-        return user, verdict
+            kept = (await session.execute(_kept(kind, given.username))).one()
+        verdict = await self.passwords.verify(given.password, None if kept.disabled_at else kept.password_hash)
+        if not verdict.right:
+            raise await self._refused(plane, given, kept.id)
+        async with self.db.reading() as session:
+            return (await session.scalars(select(kind).where(kind.id == kept.id))).one(), verdict
 
     async def _code_fits(self, session: AsyncSession, user: PlatformUser, given: Credentials) -> bool:
         if given.code is None:
@@ -127,7 +128,7 @@ class SignIn:
         if replaces and (before := await sessions.find(session, self.settings, kind, replaces)):
             await sessions.end(session, kind, before.id)
         opened = await sessions.begin(session, self.settings, kind, user.id, given.client)
-        await _record(session, plane, "login", given.client, user=user, by=_actor(plane, user))
+        await _record(session, plane, "login", given, user_id=user.id, by=_actor(plane, user))
         return opened
 
     async def _throttled(self, plane: str, given: Credentials) -> None:
@@ -141,18 +142,14 @@ class SignIn:
     async def _cleared(self, plane: str, given: Credentials) -> None:
         await self.logins.clear(plane, given.client.address, given.username)
 
-    async def _refused(
-        self, plane: str, given: Credentials, user: PlatformUser | TenantUser | None
-    ) -> InvalidCredentials:
-        await self._record_failure(plane, "login_failed", given, user)
+    async def _refused(self, plane: str, given: Credentials, user_id: uuid.UUID | None) -> InvalidCredentials:
+        await self._record_failure(plane, "login_failed", given, user_id)
         return InvalidCredentials()
 
-    async def _record_failure(
-        self, plane: str, act: str, given: Credentials, user: PlatformUser | TenantUser | None
-    ) -> None:
+    async def _record_failure(self, plane: str, act: str, given: Credentials, user_id: uuid.UUID | None) -> None:
         nobody = Actor(kind=ActorKind.ANONYMOUS, display=given.client.address)
         async with self.db.transaction() as tx:
-            await _record(tx.session, plane, act, given.client, user=user, by=nobody)
+            await _record(tx.session, plane, act, given, user_id=user_id, by=nobody)
 
 
 async def _rehash(session: AsyncSession, user: PlatformUser | TenantUser, verdict: Verdict) -> None:
@@ -167,15 +164,24 @@ def _actor(plane: str, user: PlatformUser | TenantUser) -> Actor:
 
 
 async def _record(
-    session: AsyncSession, plane: str, act: str, client: Client, *, user: PlatformUser | TenantUser | None, by: Actor
+    session: AsyncSession, plane: str, act: str, given: Credentials, *, user_id: uuid.UUID | None, by: Actor
 ) -> None:
-    # An unknown name is not kept: people type their password into the wrong field.
+    # A name that nobody has is not kept: people type their password into the wrong field.
     await audit.record(
-        session, f"{AREAS[plane]}.auth.{act}", by=by, plane=plane, subject_type=SUBJECTS[plane],
-        subject_id=user and user.id,
+        session, f"{AREAS[plane]}.auth.{act}", by=by, plane=plane, subject_type=SUBJECTS[plane], subject_id=user_id,
         details={
-            "username": user.email if user else "(unknown)",
-            "address": client.address,
-            "user_agent": client.user_agent[: sessions.MAX_USER_AGENT],
+            "username": "(unknown)" if user_id is None else normalise(given.username),
+            "address": given.client.address,
+            "user_agent": given.client.user_agent[: sessions.MAX_USER_AGENT],
         },
     )  # fmt: skip
+
+
+def _kept(kind: type[PlatformUser] | type[TenantUser], username: str) -> Select[*tuple[Any, ...]]:
+    """One row for everybody, also for whom there is none: what is fetched and built takes the same time."""
+    somebody = select(literal(1).label("one")).subquery()
+    return (
+        select(kind.id, kind.password_hash, kind.disabled_at)
+        .select_from(somebody)
+        .outerjoin(kind, kind.email == normalise(username))
+    )
