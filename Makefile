@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types layers unit openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,9 +14,13 @@ demo: $(VENV)/installed ## Repair the findings of 250 tenants on real servers, t
 
 test: lint types layers unit ## Run everything that CI runs
 
-lint: $(VENV)/installed ## Check style and formatting
+lint: $(VENV)/installed ## Check style, formatting, and for code that bandit calls unsafe
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+
+advisories: $(VENV)/installed ## Look for known vulnerabilities in what is installed (needs the network)
+	$(BIN)/pip-audit --strict --requirement requirements.lock --require-hashes
 
 types: $(VENV)/installed ## Check types, tests included
 	$(BIN)/mypy

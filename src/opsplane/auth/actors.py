@@ -12,7 +12,7 @@ class ActorKind(StrEnum):
     """What kind of actor did something."""
 
     PLATFORM_USER = "platform_user"
-    API_TOKEN = "api_token"  # noqa: S105 - a kind of actor, not a secret
+    API_TOKEN = "api_token"  # noqa: S105 - a kind of actor, not a secret # nosec B105
     CLI_USER = "cli_user"
     SYSTEM = "system"
     TENANT_USER = "tenant_user"  # signs in to the admin plane; never starts a run

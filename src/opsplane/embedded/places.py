@@ -24,8 +24,9 @@ SOCKET_PATH_LIMIT = 100  # of 108 bytes on Linux and 104 on macOS
 # asyncpg and PostgreSQL both split lists of sockets at commas.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_./@+-]+")
 # Not /var/tmp for data that must last: what lies there is deleted, file by file, after a month without use.
-LASTING = ("/var/lib", "/var/tmp", tempfile.gettempdir())  # noqa: S108
-THROWAWAY = ("/var/tmp", tempfile.gettempdir(), "/tmp")  # noqa: S108
+# Not "insecure usage": every folder is made anew, for one account, with its mode.
+LASTING = ("/var/lib", "/var/tmp", tempfile.gettempdir())  # noqa: S108 # nosec B108
+THROWAWAY = ("/var/tmp", tempfile.gettempdir(), "/tmp")  # noqa: S108 # nosec B108
 
 
 def account(data: Path | None) -> Account | None:
@@ -36,7 +37,7 @@ def account(data: Path | None) -> Account | None:
         return Account(data.stat().st_uid, data.stat().st_gid)
     if not _accounts(USER):
         with suppress(OSError):
-            subprocess.run(["useradd", "--system", "--shell", "/bin/sh", USER], check=False, capture_output=True)  # noqa: S603, S607
+            subprocess.run(["useradd", "--system", "--shell", "/bin/sh", USER], check=False, capture_output=True)  # noqa: S603, S607 # nosec B607
     for known in _accounts(USER, "nobody"):
         return known
     raise ConfigurationError("PostgreSQL refuses to run as root, and there is no other account to run it as")
@@ -108,7 +109,7 @@ def sockets(room: Room, preferred: Path, name: str, account: Account | None) -> 
         known = Path(note.read_text().strip())
         if known.is_dir() and not known.is_symlink() and known.stat().st_uid == owner:
             return known
-    place = _make((tempfile.gettempdir(), "/tmp", "/var/tmp"), account, mode=0o700, name=name)  # noqa: S108
+    place = _make((tempfile.gettempdir(), "/tmp", "/var/tmp"), account, mode=0o700, name=name)  # noqa: S108 # nosec B108
     if account is not None:
         os.chown(place, account.uid, account.gid)
     write_whole(note, str(place))

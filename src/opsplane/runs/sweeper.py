@@ -42,7 +42,7 @@ async def sweep_until(stop: asyncio.Event, db: Database, queue: Queue, settings:
     """Sweep every `sweep_s` seconds, ± 20 %, until `stop`; no failure ends the loop."""
     while not stop.is_set():
         await sweep(db, queue, settings)
-        pause_s = settings.sweep_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+        pause_s = settings.sweep_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing # nosec B311
         try:
             await asyncio.wait_for(stop.wait(), pause_s)
         except TimeoutError:
