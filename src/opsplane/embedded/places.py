@@ -25,8 +25,8 @@ SOCKET_PATH_LIMIT = 100  # of 108 bytes on Linux and 104 on macOS
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_./@+-]+")
 # Not /var/tmp for data that must last: what lies there is deleted, file by file, after a month without use.
 # Not "insecure usage": every folder is made anew, for one account, with its mode.
-LASTING = ("/var/lib", "/var/tmp", tempfile.gettempdir())  # noqa: S108 # nosec B108
-THROWAWAY = ("/var/tmp", tempfile.gettempdir(), "/tmp")  # noqa: S108 # nosec B108
+LASTING = ("/var/lib", "/var/tmp", tempfile.gettempdir())  # noqa: S108 # nosec
+THROWAWAY = ("/var/tmp", tempfile.gettempdir(), "/tmp")  # noqa: S108 # nosec
 
 
 def account(data: Path | None) -> Account | None:
