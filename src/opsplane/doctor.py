@@ -3,9 +3,11 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from opsplane import migrate, runtime
+from opsplane.audit import spool
+from opsplane.audit.models import AuditPending
 from opsplane.config import Environment, Settings
 from opsplane.errors import OpsplaneError
 from opsplane.runbooks import registry
@@ -13,6 +15,7 @@ from opsplane.runbooks.service import Plane
 from opsplane.runs import processes
 
 OLDEST_POSTGRES = 140000
+OWNS_AUDIT = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('audit_events')"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,19 @@ async def _extension(plane: Plane) -> tuple[bool, str]:
     return version is not None, f"btree_gist {version}" if version else "btree_gist is missing; run `opsplane migrate`"
 
 
+async def _audit(plane: Plane) -> tuple[bool, str]:
+    if not await migrate.is_current(plane.db):
+        return False, "unknown until the schema is this release's; run `opsplane migrate`"
+    async with plane.db.reading() as session:
+        owns = await session.scalar(text(OWNS_AUDIT))
+        waiting = await session.scalar(select(func.count()).select_from(AuditPending))
+    if spool.holds_any(plane.settings):
+        return False, f"events wait in {spool.folder(plane.settings)}, because the database refuses them; see the log"
+    if owns and plane.settings.env is Environment.PRODUCTION:
+        return False, "the application owns the audit tables, so it could drop their triggers; migrate as another role"
+    return True, f"only grows; {waiting} events wait for their seal"
+
+
 async def _redis(plane: Plane) -> tuple[bool, str]:
     if await plane.queue.is_up():
         return True, "answers"
@@ -87,6 +103,7 @@ CHECKS: dict[str, Callable[[Plane], Awaitable[tuple[bool, str]]]] = {
     "database": _database,
     "schema": _schema,
     "extension": _extension,
+    "audit": _audit,
     "redis": _redis,
     "workers": _workers,
     "runbooks": _runbooks,

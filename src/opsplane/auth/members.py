@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, or_, sele
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.auth import users
-from opsplane.auth.models import Membership, TenantUser
+from opsplane.auth import sessions, users
+from opsplane.auth.models import AdminSession, Membership, TenantUser
 from opsplane.auth.roles import Role, TenantCapability
 from opsplane.errors import Conflict, InvalidInput, NotFound, OpsplaneError
 from opsplane.tenants.models import PLATFORM_TENANT, Tenant
@@ -170,6 +170,14 @@ async def disable(session: AsyncSession, user: TenantUser) -> None:
     """Shut a tenant user out from their next request on; their memberships stay on record."""
     if user.disabled_at is None:
         user.disabled_at = await session.scalar(select(func.now()))
+    await sessions.end_all(session, AdminSession, user.id)
+
+
+async def set_password(session: AsyncSession, user: TenantUser, password_hash: str) -> None:
+    """Keep a new password; every session of the user ends."""
+    user.password_hash = password_hash
+    await session.flush()
+    await sessions.end_all(session, AdminSession, user.id)
 
 
 async def grant(

@@ -11,7 +11,7 @@ from opsplane.audit import log as audit
 from opsplane.auth import members
 from opsplane.auth.models import TenantUser
 from opsplane.auth.roles import Role
-from opsplane.cli import context, output
+from opsplane.cli import context, output, passwords
 from opsplane.db import Transaction
 from opsplane.errors import InvalidInput
 from opsplane.runbooks.service import Plane
@@ -27,13 +27,16 @@ InWorkspace = Annotated[bool, typer.Option("--workspace", help="In every tenant,
 
 @app.command()
 def create(email: Email, name: Annotated[str | None, typer.Option(help="What people call them.")] = None) -> None:
-    """Add a tenant user, who sees nothing until a role is granted."""
+    """Add a tenant user, who sees nothing until a role is granted; prints their first password, once."""
 
     async def act(plane: Plane) -> None:
+        password = await passwords.new()
         async with plane.db.transaction() as tx:
             user = await members.create(tx.session, email, name=name)
+            await members.set_password(tx.session, user, password.hashed)
             await _record(plane, tx, "created", user)
         output.note(f"Added {user.email}. Next: opsplane members grant {user.email} --role ROLE --tenant TENANT")
+        password.show()
 
     context.run(act)
 
@@ -85,6 +88,36 @@ def disable(email: Email) -> None:
             await members.disable(tx.session, user)
             await _record(plane, tx, "disabled", user)
         output.note(f"{user.email} is shut out.")
+
+    context.run(act)
+
+
+@app.command()
+def enable(email: Email) -> None:
+    """Let a disabled tenant user in again, with the memberships they have."""
+
+    async def act(plane: Plane) -> None:
+        async with plane.db.transaction() as tx:
+            user = await members.find(tx.session, email)
+            user.disabled_at = None
+            await _record(plane, tx, "enabled", user)
+        output.note(f"{user.email} may sign in again.")
+
+    context.run(act)
+
+
+@app.command("reset-password")
+def reset_password(email: Email, stdin: passwords.FromStdin = False) -> None:
+    """Give a tenant user a new password, shown once; their sessions end."""
+
+    async def act(plane: Plane) -> None:
+        async with plane.db.transaction() as tx:
+            user = await members.find(tx.session, email)
+            password = await passwords.new(user.email, user.name, stdin=stdin)
+            await members.set_password(tx.session, user, password.hashed)
+            await _record(plane, tx, "password_reset", user)
+        output.note(f"The sessions of {user.email} have ended.")
+        password.show()
 
     context.run(act)
 

@@ -1,6 +1,5 @@
 """opsplane users: who operates the platform, and what they may do."""
 
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -8,11 +7,10 @@ import typer
 from sqlalchemy import select
 
 from opsplane.audit import log as audit
-from opsplane.auth import passwords, sessions, tokens, totp, users
+from opsplane.auth import sessions, tokens, totp, users
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import PlatformUser, SystemSession
-from opsplane.auth.passwords import Passwords
-from opsplane.cli import context, output
+from opsplane.cli import context, output, passwords
 from opsplane.db import Transaction
 from opsplane.errors import InvalidInput
 from opsplane.runbooks import registry
@@ -34,15 +32,14 @@ def create(
     """Add a platform user; prints their first password, once."""
 
     async def act(plane: Plane) -> None:
-        password, capabilities = passwords.generated(), parse(grant_ or [])
-        hashed = await Passwords().hash(password)
+        capabilities, password = parse(grant_ or []), await passwords.new()
         async with plane.db.transaction() as tx:
             user = await users.create(tx.session, email, name=name)
             await users.grant(tx.session, user, capabilities)
-            await users.set_password(tx.session, user, hashed)
+            await users.set_password(tx.session, user, password.hashed)
             await _record(plane, tx, "created", user, by=as_, capabilities=sorted(capabilities))
-        output.note(f"Added {user.email}. Their first password, shown once:")
-        typer.echo(password)
+        output.note(f"Added {user.email}.")
+        password.show()
 
     context.run(act)
 
@@ -118,23 +115,17 @@ def enable(email: Email, as_: context.AsUser = None) -> None:
 
 
 @app.command("reset-password")
-def reset_password(
-    email: Email,
-    stdin: Annotated[bool, typer.Option("--stdin", help="Read the new password from standard input.")] = False,
-    as_: context.AsUser = None,
-) -> None:
+def reset_password(email: Email, stdin: passwords.FromStdin = False, as_: context.AsUser = None) -> None:
     """Give a user a new password, shown once; their sessions end."""
-    chosen = sys.stdin.readline().rstrip("\n") if stdin else None
 
     async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
-        new = passwords.generated() if chosen is None else passwords.require_strong(chosen, user.email, user.name)
-        await users.set_password(tx.session, user, await Passwords().hash(new))
-        if chosen is None:
-            tx.after_commit.append(lambda: _show(new))
+        password = await passwords.new(user.email, user.name, stdin=stdin)
+        await users.set_password(tx.session, user, password.hashed)
+        tx.after_commit.append(password.reveal)
         return {}
 
     user = _change(email, "password_reset", act, by=as_)
-    output.note(f"{user.email} has a new password; their sessions have ended.")
+    output.note(f"The sessions of {user.email} have ended.")
 
 
 @app.command("reset-totp")
@@ -164,10 +155,6 @@ def parse(names: list[str], *, besides: frozenset[str] = frozenset()) -> frozens
     if unknown := sorted(set(names) - known):
         raise InvalidInput(f"Unknown capability {', '.join(unknown)}; known: {', '.join(sorted(known))}.")
     return frozenset(names)
-
-
-async def _show(password: str) -> None:
-    typer.echo(password)
 
 
 def _change(
