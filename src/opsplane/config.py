@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     base_url: str = Field(
         "http://localhost:8000", description="Address at which operators reach opsplane; links start with it."
     )
+    audit_key: SecretStr | None = Field(
+        None,
+        description="At least 32 characters, for the audit alone; unset = `OPSPLANE_SECRET_KEY`. "
+        "Set it to the old one before you change that.",
+    )
     trusted_proxies: str | None = Field(
         None, description="Addresses or networks of proxies, comma-separated, whose `X-Forwarded-For` is believed."
     )
@@ -120,6 +125,13 @@ class Settings(BaseSettings):
             if proxy.strip() not in {"", "*"}:
                 ip_network(proxy.strip())
         return proxies
+
+    @field_validator("audit_key")
+    @classmethod
+    def _audit_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters")
+        return key
 
     @field_validator("log_level")
     @classmethod

@@ -12,6 +12,7 @@ from opsplane.config import Settings
 from opsplane.errors import ConfigurationError
 
 FILE = "secret-key"
+AUDIT = "audit"  # purposes that start with it have a root of their own, if one is configured
 
 
 @lru_cache
@@ -21,12 +22,13 @@ def derived(settings: Settings, purpose: str) -> bytes:
     Raises:
         ConfigurationError: no key is configured, and none can be kept under `OPSPLANE_HOME`.
     """
-    return HKDF(SHA256(), length=32, salt=None, info=f"opsplane {purpose}".encode()).derive(_root(settings))
+    return HKDF(SHA256(), length=32, salt=None, info=f"opsplane {purpose}".encode()).derive(_root(settings, purpose))
 
 
-def _root(settings: Settings) -> bytes:
-    if settings.secret_key is not None:
-        return settings.secret_key.get_secret_value().encode()
+def _root(settings: Settings, purpose: str) -> bytes:
+    configured = (purpose.startswith(AUDIT) and settings.audit_key) or settings.secret_key
+    if configured:
+        return configured.get_secret_value().encode()
     try:
         return _kept(settings.home / FILE)
     except OSError as error:
