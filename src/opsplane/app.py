@@ -18,6 +18,7 @@ from opsplane.api import admin, problems, system
 from opsplane.api.gate import AdminGate, Gate, SystemGate
 from opsplane.api.headers import SecurityHeaders
 from opsplane.api.limits import BodyLimit, RateLimit
+from opsplane.api.metrics import metrics
 from opsplane.api.origin import SameOrigin
 from opsplane.api.pages import TEMPLATES
 from opsplane.api.proxies import behind_proxies
@@ -41,6 +42,7 @@ def build(settings: Settings) -> ASGIApp:
     problems.install(app)
     app.add_api_route("/healthz", healthz, methods=["GET"])
     app.add_api_route("/readyz", readyz, methods=["GET"])
+    app.add_route("/metrics", metrics, methods=["GET"])
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     app.mount("/static", StaticFiles(directory=data.ROOT / "static"))

@@ -212,6 +212,20 @@ async def test_health_tells_what_is_there(anonymous: Client) -> None:
     assert "The operator control plane is up." in (await anonymous.get("/")).text
 
 
+async def test_metrics_are_for_this_machine_and_for_tokens(doors: Doors, plane: Plane) -> None:
+    for address in ("127.0.0.1", "::1"):
+        local = await doors.client(address).get("/metrics")
+        assert "opsplane_audit_events_spooled_total" in local.text
+        proxied = await doors.client(address).get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"})
+        assert proxied.status_code == 404
+    away = doors.client()
+    assert (await away.get("/metrics")).json() == (await away.get("/nothing")).json()
+    may, may_not = [await token(plane, "platform.system.access", *more) for more in (("platform.ops.view",), ())]
+    assert (await away.get("/metrics", headers={"Authorization": f"Bearer {may}"})).status_code == 200
+    assert (await away.get("/metrics", headers={"Authorization": f"Bearer {may_not}"})).status_code == 403
+    assert (await away.get("/metrics", headers={"Authorization": "Bearer x"})).status_code == 401
+
+
 async def test_a_database_that_is_not_there_is_503(servers: Any, settings: Any) -> None:
     lost = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})
     absent = Plane(Database(lost), Queue(lost), lost)

@@ -102,7 +102,7 @@ class SystemGate(Gate):
 
     async def _admit(self, connection: HTTPConnection) -> bool:
         plane: Plane = connection.state.plane
-        token = _bearer(connection)
+        token = bearer(connection)
         secret = SessionCookie.of(self.plane, plane.settings).read(connection)
         if token is None and secret is None:
             return False
@@ -139,6 +139,7 @@ def _is_navigation(connection: HTTPConnection) -> bool:
     return connection.scope["method"] == "GET" and "text/html" in connection.headers.get("accept", "")
 
 
-def _bearer(connection: HTTPConnection) -> str | None:
+def bearer(connection: HTTPConnection) -> str | None:
+    """The API token of a request; empty if the header names none."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
