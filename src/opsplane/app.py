@@ -46,8 +46,8 @@ def build(settings: Settings) -> ASGIApp:
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     app.mount("/static", StaticFiles(directory=data.ROOT / "static"))
-    _mount(app, SystemGate(_guarded(system.build(), settings)))
-    _mount(app, AdminGate(_guarded(admin.build(), settings)))
+    _mount(app, SystemGate(_guarded(system.build(), settings), settings))
+    _mount(app, AdminGate(_guarded(admin.build(), settings), settings))
     limited = RateLimit(app, settings.requests_per_minute)
     return behind_proxies(SecurityHeaders(limited, https=settings.base_url.startswith("https://")), settings)
 

@@ -192,7 +192,7 @@ async def test_doctor_names_every_check_even_on_an_empty_database(
         commands.end()
     assert answer.returncode == 4
     wrong = {check["name"] for check in found if not check["ok"]}
-    assert wrong == {"schema", "extension", "workers"}
+    assert wrong == {"schema", "extension", "audit", "workers"}
     assert {check["name"] for check in found} - wrong == {"configuration", "database", "redis", "runbooks"}
 
 

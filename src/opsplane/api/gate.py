@@ -17,6 +17,7 @@ from opsplane.api import problems
 from opsplane.api.cookies import SessionCookie
 from opsplane.auth import members, sessions
 from opsplane.auth.models import AdminSession, SystemSession
+from opsplane.config import Settings
 from opsplane.errors import OpsplaneError, ServiceUnavailable
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
@@ -39,8 +40,11 @@ class Gate(ABC):
     plane: ClassVar[str]
     other: ClassVar[str]
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._settings = settings
+        self._cookie = SessionCookie.of(self.plane, settings)
+        self._foreign_cookie = SessionCookie.of(self.other, settings)
         self._login = f"/{self.plane}/login"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,12 +53,13 @@ class Gate(ABC):
             await WebSocketClose()(scope, receive, send)
             return
         answer: ASGIApp
+        connection = HTTPConnection(scope)
         try:
-            answer = await self._answer(HTTPConnection(scope))
+            answer = await self._answer(connection)
         except OpsplaneError as refusal:
             answer = problems.refused(refusal)
         except Exception as error:  # noqa: BLE001 - nothing may get past the gate by failing in it
-            answer = await self._defect(scope["state"]["plane"], error)
+            answer = await _defect(connection, error)
         await answer(scope, receive, send)
 
     async def _answer(self, connection: HTTPConnection) -> ASGIApp:
@@ -70,12 +75,11 @@ class Gate(ABC):
 
     async def _is_foreign(self, connection: HTTPConnection) -> bool:
         """Whether the request comes with a living session of the other plane."""
-        plane: Plane = connection.state.plane
-        secret = SessionCookie.of(self.other, plane.settings).read(connection)
+        secret = self._foreign_cookie.read(connection)
         if secret is None:
             return False
-        async with plane.db.reading() as session:
-            return await sessions.exists(session, plane.settings, KINDS[self.other], secret)
+        async with _plane(connection).db.reading() as session:
+            return await sessions.exists(session, self._settings, KINDS[self.other], secret)
 
     def _is_login(self, connection: HTTPConnection) -> bool:
         if connection.scope["path"] != self._login:
@@ -88,12 +92,6 @@ class Gate(ABC):
         location = f"{self._login}?next={quote(wanted[:LONGEST_NEXT], safe='')}"
         return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": location})
 
-    async def _defect(self, plane: Plane, error: Exception) -> Response:
-        log.error("gate_failed", exc_info=error)
-        if not await migrate.is_current(plane.db):
-            return problems.refused(NOT_MIGRATED)
-        return problems.defect()
-
 
 class SystemGate(Gate):
     """Operators, by session or by API token."""
@@ -101,19 +99,15 @@ class SystemGate(Gate):
     plane, other = "system", "admin"
 
     async def _admit(self, connection: HTTPConnection) -> bool:
-        plane: Plane = connection.state.plane
-        token = bearer(connection)
-        secret = SessionCookie.of(self.plane, plane.settings).read(connection)
+        token, secret = bearer(connection), self._cookie.read(connection)
         if token is None and secret is None:
             return False
-        async with plane.db.transaction() as tx:
-            operator = (
-                await operators.by_token(tx.session, token)
-                if token is not None
-                else await operators.by_session(
-                    tx.session, plane.settings, secret or "", lendable=registry.capabilities()
-                )
-            )
+        async with _plane(connection).db.transaction() as tx:
+            if token is not None:
+                operator = await operators.by_token(tx.session, token)
+            else:
+                lendable = registry.capabilities()
+                operator = await operators.by_session(tx.session, self._settings, secret or "", lendable=lendable)
         connection.state.operator = operator
         return operator is not None
 
@@ -124,15 +118,26 @@ class AdminGate(Gate):
     plane, other = "admin", "system"
 
     async def _admit(self, connection: HTTPConnection) -> bool:
-        plane: Plane = connection.state.plane
-        secret = SessionCookie.of(self.plane, plane.settings).read(connection)
+        secret = self._cookie.read(connection)
         if secret is None:
             return False
-        async with plane.db.transaction() as tx:
-            row = await sessions.find(tx.session, plane.settings, AdminSession, secret)
+        async with _plane(connection).db.transaction() as tx:
+            row = await sessions.find(tx.session, self._settings, AdminSession, secret)
             member = None if row is None else await members.load(tx.session, row.user_id)
         connection.state.member, connection.state.session = member, row
         return member is not None
+
+
+async def _defect(connection: HTTPConnection, error: Exception) -> Response:
+    log.error("gate_failed", exc_info=error)
+    if not await migrate.is_current(_plane(connection).db):
+        return problems.refused(NOT_MIGRATED)
+    return problems.defect()
+
+
+def _plane(connection: HTTPConnection) -> Plane:
+    found: Plane = connection.state.plane
+    return found
 
 
 def _is_navigation(connection: HTTPConnection) -> bool:
