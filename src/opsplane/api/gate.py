@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketClose
 
 from opsplane import migrate
 from opsplane.access import operators
+from opsplane.access.operators import Operator
 from opsplane.api import problems
 from opsplane.api.cookies import SessionCookie
 from opsplane.auth import members, sessions
@@ -102,6 +103,7 @@ class SystemGate(Gate):
         token, secret = bearer(connection), self._cookie.read(connection)
         if token is None and secret is None:
             return False
+        operator: Operator | None
         async with _plane(connection).db.transaction() as tx:
             if token is not None:
                 operator = await operators.by_token(tx.session, token)
