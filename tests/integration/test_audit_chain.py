@@ -315,6 +315,38 @@ async def test_an_event_that_opsplane_did_not_write_is_never_sealed(sealed: Plan
     assert (first.seq, first.event_id) == (None, str(event))
 
 
+async def test_a_genuine_event_that_is_kept_from_its_seal_is_found(sealed: Plane) -> None:
+    await write(sealed, 1)
+    await tamper(sealed, "UPDATE audit_pending SET rejected_at = now()")
+    assert await seal(sealed) == 0
+    first = (await verify(sealed)).first
+    assert first is not None
+    assert "kept from" in first.what
+
+
+@pytest.mark.parametrize("cut", ["rolled back", "made anew", "forged end"])
+async def test_nothing_is_sealed_onto_a_chain_that_this_host_knows_otherwise(sealed: Plane, cut: str) -> None:
+    """Else the sealer itself would heal the chain, and replace the anchor that gives it away."""
+    kept = anchor.kept(sealed.settings)
+    async with sealed.db.reading() as session:
+        link = (await session.execute(text("SELECT hmac FROM audit_seals WHERE seq = 30"))).scalar_one()
+    mac = signing.head(sealed.settings, 30, link)
+    left = 0 if cut == "made anew" else 30
+    if cut != "forged end":
+        await tamper(
+            sealed, f"DELETE FROM audit_seals WHERE seq > {left}",
+            "DELETE FROM audit_events WHERE subject_id = '35'",
+            "INSERT INTO audit_pending (event_id) SELECT id FROM audit_events e "
+            "WHERE NOT EXISTS (SELECT FROM audit_seals s WHERE s.event_id = e.id)",
+        )  # fmt: skip
+    end = "DELETE FROM audit_head" if cut == "made anew" else "UPDATE audit_head SET seq = 30, hmac = :hmac, mac = :mac"
+    forged = b"forged" if cut == "forged end" else mac
+    await tamper(sealed, end, **({} if cut == "made anew" else {"hmac": link, "mac": forged}))
+    assert await seal(sealed) == 0
+    assert anchor.kept(sealed.settings) == kept
+    assert (await verify(sealed)).breaks > 0
+
+
 async def test_events_from_before_there_was_a_chain_are_sealed_first(plane: Plane) -> None:
     async with plane.db.transaction() as tx:
         row = "gen_random_uuid(), 'a', 'system', 'system', 'x', 't' FROM generate_series(1, 2500)"

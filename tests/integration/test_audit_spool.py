@@ -146,7 +146,7 @@ async def test_what_the_database_cannot_hold_is_stored_in_short(plane: Plane) ->
     await record(plane, "odd", reason_text="a\0b")
     async with plane.db.reading() as session:
         event = (await session.scalars(select(AuditEvent))).one()
-    assert (event.action, event.reason_text) == ("test.act", None)
+    assert (event.action, event.subject_id, event.reason_text) == ("test.act", "odd", "a�b")
     assert "shortened" in event.details
     assert not spool.holds_any(plane.settings)
 

@@ -29,9 +29,15 @@ async def seal(tx: Transaction, settings: Settings) -> int:
     """Seal what waits, in the order it happened; returns how many events.
 
     Events without a signature are sealed by the very first call alone: they are from before
-    there was a chain. Later ones are not ours, and stay unsealed for `verify` to name.
+    there was a chain. Later ones are not ours, and stay unsealed for `verify` to name. Onto a
+    chain that contradicts what this host knows of it, nothing is sealed: that would make a
+    chain that was cut, or made anew, look whole, and forget the anchor that says otherwise.
     """
     head = await _head(tx.session, settings)
+    if (doubt := await _doubt(tx.session, settings, head)) is not None:
+        metrics.refused.inc()
+        log.critical("audit_not_sealed", why=doubt, next_move="opsplane audit verify")
+        return 0
     first, sealed = head.seq == 0, 0
     for _ in range(MAX_BATCHES if not first else 1_000_000):
         waiting = await _waiting(tx.session)
@@ -52,6 +58,18 @@ async def _head(session: AsyncSession, settings: Settings) -> AuditHead:
         session.add(head)
         await session.flush()
     return head
+
+
+async def _doubt(session: AsyncSession, settings: Settings, head: AuditHead) -> str | None:
+    if not signing.same(head.mac, signing.head(settings, head.seq, head.hmac)):
+        return "the row that says where the chain ends was changed"
+    known = anchor.kept(settings)
+    if known is None:
+        return None
+    if known.seq > head.seq:
+        return f"the chain ends at {head.seq}, but went on to {known.seq}; after a restore, move {anchor.FILE} away"
+    kept = await session.scalar(select(AuditSeal.hmac).where(AuditSeal.seq == known.seq))
+    return None if signing.same(kept, known.hmac) else f"link {known.seq} is not the one that was made here"
 
 
 async def _waiting(session: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:

@@ -20,6 +20,7 @@ from opsplane.errors import ServiceUnavailable
 log = structlog.get_logger()
 
 Event = dict[str, Any]
+LONGEST_TEXT = 500
 
 
 class AuditUnavailable(ServiceUnavailable):
@@ -106,9 +107,13 @@ async def _stored(session: AsyncSession, event: Event) -> str | None:
 
 
 def _short(event: Event, refusal: str) -> Event:
-    """Only what cannot be in the database's way: ids and words of our own."""
-    freely_written = {"actor_display": event["actor_kind"], "subject_id": None, "reason_text": None}
-    return event | freely_written | {"details": {"shortened": refusal[:200]}}
+    """The event without its details, every text cut and rid of what Postgres cannot hold."""
+    cut = {name: _cleaned(value) if isinstance(value, str) else value for name, value in event.items()}
+    return cut | {"details": {"shortened": _cleaned(refusal)}}
+
+
+def _cleaned(written: str) -> str:
+    return written.encode(errors="replace").decode().replace("\0", "�")[:LONGEST_TEXT]
 
 
 async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, or_go_on: bool) -> None:

@@ -97,8 +97,8 @@ async def _check_unsealed(verdict: Verdict, settings: Settings, session: AsyncSe
     async for event in _unsealed(session):
         if not signing.same(event.signature, signing.sign(settings, event._asdict())):
             verdict.found(None, event.id, "it was not written by opsplane, or changed before it was sealed")
-        elif event.event_id is None:
-            verdict.found(None, event.id, "it has no seal, and none is to come")
+        elif event.event_id is None or event.rejected_at is not None:
+            verdict.found(None, event.id, "it has no seal, and was kept from getting one")
         else:
             verdict.waiting += 1
 
@@ -115,7 +115,7 @@ async def _links(session: AsyncSession) -> AsyncIterator[AnyRow]:
 
 async def _unsealed(session: AsyncSession) -> AsyncIterator[AnyRow]:
     events = (
-        select(AuditPending.event_id, *EVENT)
+        select(AuditPending.event_id, AuditPending.rejected_at, *EVENT)
         .select_from(AuditEvent)
         .outerjoin(AuditPending, AuditPending.event_id == AuditEvent.id)
         .where(~select(AuditSeal.seq).where(AuditSeal.event_id == AuditEvent.id).exists())
