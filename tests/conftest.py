@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from opsplane import embedded, migrate
+from opsplane.audit import anchor, spool
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.db import Database
@@ -93,6 +94,7 @@ async def plane(settings: Settings) -> AsyncIterator[Plane]:
         await tx.session.execute(text("SET LOCAL session_replication_role = replica"))  # the audit only grows
         await tx.session.execute(text(f"TRUNCATE effects, {TABLES}"))
         await tx.session.execute(text("DELETE FROM tenants WHERE external_id <> 'platform'"))
+    (spool.folder(settings) / anchor.FILE).unlink(missing_ok=True)  # of the chain that was just emptied
     await plane.queue.redis.flushdb()
     yield plane
     await plane.queue.close()

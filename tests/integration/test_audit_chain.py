@@ -18,7 +18,6 @@ from opsplane.audit.anchor import Anchor
 from opsplane.audit.models import AuditEvent, AuditHead
 from opsplane.audit.verification import Verdict
 from opsplane.auth.actors import Actor
-from opsplane.config import Settings
 from opsplane.db import new_id
 from opsplane.errors import InvalidInput
 from opsplane.runbooks.service import Plane
@@ -27,11 +26,6 @@ from opsplane.runs import sweeper
 TAMPERINGS = int(os.environ.get("TAMPERINGS", "150"))
 LENGTH = 40
 MIGHT = "SET LOCAL session_replication_role = replica"  # what a superuser can do to triggers
-
-
-@pytest.fixture(autouse=True)
-def _no_anchor_of_another_test(settings: Settings) -> None:
-    (spool.folder(settings) / anchor.FILE).unlink(missing_ok=True)
 
 
 async def write(plane: Plane, count: int, **details: Any) -> None:

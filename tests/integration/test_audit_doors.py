@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from opsplane.audit import anchor, chain, spool
+from opsplane.audit import chain
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
@@ -97,7 +97,6 @@ async def at_a_shell(plane: Plane, *arguments: str) -> subprocess.CompletedProce
 
 
 async def test_verify_at_a_shell_names_the_first_broken_event(plane: Plane) -> None:
-    (spool.folder(plane.settings) / anchor.FILE).unlink(missing_ok=True)
     for number in range(5):
         await write(plane, f"n.{number}")
     async with plane.db.transaction() as tx:
