@@ -58,9 +58,9 @@ class Tally:
         return self.statuses.total()
 
 
-def run(stand: Stand, way: Way, *, seed: int, examples: int, seconds: int, phases: list[str]) -> Tally:
-    """One pass of the generator over one document."""
-    schema = _loaded(stand, way, seed=seed, seconds=seconds, examples=examples, phases=phases)
+def run(stand: Stand, way: Way, *, seed: int, examples: int, ends: float, phases: list[str]) -> Tally:
+    """One pass of the generator over one document, until this time of the clock at most."""
+    schema = _loaded(stand, way, seed=seed, seconds=max(1, int(ends - time.time())), examples=examples, phases=phases)
     schema.auth(refresh_interval=None)(_credential(stand, way))
     tally = Tally()
     for event in from_schema(schema).execute():
@@ -176,8 +176,3 @@ def by_hand(stand: Stand, way: Way) -> Tally:
         if str(answer.status_code) not in methods["post"]["responses"]:
             tally.failures[f"POST {path}: {answer.status_code} to a lone surrogate"] = answer.text
     return tally
-
-
-def seconds_left(ends: float) -> int:
-    """How long a pass may take."""
-    return max(1, int(ends - time.monotonic()))

@@ -56,7 +56,7 @@ def elsewhere() -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[str]:
-    """The server as people start it; yields its address, and fails if this very process does not answer there."""
+    """The server in a process of its own; yields its address, and fails if this very process does not answer there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -69,7 +69,7 @@ def serving(settings: Settings) -> Iterator[str]:
         "OPSPLANE_REQUESTS_PER_MINUTE": "1000000",
         "OPSPLANE_TRUSTED_PROXIES": "127.0.0.1",
     }
-    command = [sys.executable, "-m", "opsplane.cli.main", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "tests.fuzz.server", str(port)]
     log = settings.home / "serve.log"
     with log.open("wb") as lines:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines)
