@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint advisories types layers unit openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit fuzz openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ layers: $(VENV)/installed ## Check that imports point one way
 
 unit: $(VENV)/installed ## Run the tests (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
+
+REQUESTS ?= 20000
+fuzz: $(VENV)/installed ## Ask both planes what schemathesis makes of their contracts (REQUESTS=20000, ARGS="--seed 7")
+	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(ARGS)
 
 openapi: $(VENV)/installed ## Write openapi/*.json anew
 	$(BIN)/python -m opsplane.api.openapi

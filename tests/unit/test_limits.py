@@ -11,7 +11,8 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Request
 from starlette.responses import PlainTextResponse
 
 from opsplane.api import problems
-from opsplane.api.limits import AtMost, BodyLimit, RateLimit, TooManyRequests
+from opsplane.api.limits import AtMost, BodyLimit, RateLimit
+from opsplane.api.refusals import TooManyRequests
 
 MAX = 1000
 

@@ -8,7 +8,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 from opsplane.api import origin
-from opsplane.api.origin import CrossSiteRequest, JsonRequired, SameOrigin
+from opsplane.api.origin import SameOrigin
+from opsplane.api.refusals import CrossSiteRequest, JsonRequired
 
 BASE = "https://ops.example"
 UNSAFE = ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "post"]

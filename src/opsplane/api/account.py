@@ -32,6 +32,12 @@ RETYPED = (InvalidCredentials, TooManyAttempts)
 account = APIRouter()
 
 
+class Picture(Response):
+    """An SVG picture."""
+
+    media_type = "image/svg+xml"
+
+
 class SystemLoginIn(LoginIn):
     """Who signs in to the system plane."""
 
@@ -139,15 +145,15 @@ async def begin_enrolment(
     return EnrolmentOut(secret=secret, uri=totp.uri(user, secret))
 
 
-@account.get("/totp/qr", response_class=Response, responses=problems.responses(*ALWAYS, NoEnrolment))
-async def enrolment_qr_code(who: APerson, plane: ThePlane) -> Response:
+@account.get("/totp/qr", response_class=Picture, responses=problems.responses(*ALWAYS, NoEnrolment))
+async def enrolment_qr_code(who: APerson, plane: ThePlane) -> Picture:
     """The secret of an enrolment that waits for its code, as an SVG picture."""
     address = totp.pending_uri(plane.settings, who.user)
     picture = io.BytesIO()
     segno.make(address, error="m").save(
         picture, kind="svg", scale=5, border=4, light="#fff", svgclass=None, lineclass=None
     )
-    return Response(picture.getvalue(), media_type="image/svg+xml")
+    return Picture(picture.getvalue())
 
 
 @account.post("/totp/confirm", responses=problems.responses(*ALWAYS, TooManyAttempts, AlreadyEnrolled, WrongCode))

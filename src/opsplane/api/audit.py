@@ -1,10 +1,11 @@
 """The record over JSON, for whoever has to prove what happened."""
 
+import re
 import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator
 
 from opsplane.api import problems
 from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor
@@ -16,6 +17,18 @@ from opsplane.errors import InvalidInput, MissingCapability, ServiceUnavailable
 
 audit = APIRouter(prefix="/audit")
 
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+
+
+def _written_out(given: str) -> str:
+    if (
+        DATE_TIME.match(given) is None
+    ):  # pydantic takes numbers too, as seconds or milliseconds, whichever they look like
+        raise ValueError("write a date and time such as 2026-11-21T08:00:00Z")
+    return given
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(views.moment)]
 Text = Annotated[str | None, Query(max_length=200)]
 
 
@@ -35,8 +48,8 @@ async def list_events(
     subject_type: Text = None,
     subject_id: Text = None,
     tenant_id: uuid.UUID | None = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
     break_glass: bool | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,

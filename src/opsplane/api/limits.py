@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from http import HTTPStatus
 
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded
@@ -12,32 +11,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opsplane.api import problems
+from opsplane.api.refusals import BodyTooLarge, TooManyRequests
 from opsplane.auth import throttle
-from opsplane.errors import OpsplaneError
 
 LOGINS = "120/minute"
 PLANES = frozenset({"admin", "system"})
 LOGIN_PATHS = frozenset(f"/{plane}/login" for plane in PLANES)
 HEALTH = frozenset({"/healthz", "/readyz"})
-
-
-class BodyTooLarge(OpsplaneError):
-    """The body is larger than `OPSPLANE_MAX_BODY_BYTES`."""
-
-    status, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"The body is larger than {max_bytes} bytes.", max_bytes=max_bytes)
-
-
-class TooManyRequests(OpsplaneError):
-    """One client address asks too often."""
-
-    status, code = HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"
-
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("Too many requests from this address; slow down.")
-        self.retry_after_s = retry_after_s
 
 
 class BodyLimit:

@@ -1,35 +1,17 @@
 """No request that another site made a browser send: what a cookie vouches for must come from our own pages."""
 
-from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from opsplane.api import problems
+from opsplane.api.refusals import CrossSiteRequest, JsonRequired
 from opsplane.errors import OpsplaneError
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 OURS = frozenset({"same-origin", "none"})  # none: the person, not a page, made the browser send it
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class CrossSiteRequest(OpsplaneError):
-    """A page of another origin, or something that does not say where it comes from, asked for a change."""
-
-    status, code = HTTPStatus.FORBIDDEN, "cross_site_request"
-
-    def __init__(self) -> None:
-        super().__init__("This request did not come from a page of opsplane; automation sends an API token instead.")
-
-
-class JsonRequired(OpsplaneError):
-    """A body that a page of another origin could send without asking."""
-
-    status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "json_required"
-
-    def __init__(self) -> None:
-        super().__init__("Send the body as JSON, with the header Content-Type: application/json.")
 
 
 class SameOrigin:

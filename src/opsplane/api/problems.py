@@ -11,11 +11,16 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from opsplane.api.refusals import EVERYWHERE
 from opsplane.errors import OpsplaneError
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+PASSING = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
+}
 
 
 class FieldProblem(BaseModel):
@@ -86,17 +91,21 @@ def install(app: FastAPI) -> None:
 
 
 def responses(*refusals: type[OpsplaneError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route: its refusals by status, each with its codes."""
+    """The `responses=` of a route: its refusals and those of the edge by status, each with its codes."""
     codes: dict[int, list[str]] = {HTTPStatus.UNPROCESSABLE_ENTITY: ["invalid_request"]}
-    for refusal in refusals:
-        codes.setdefault(int(refusal.status), []).append(refusal.code)
-    return {
-        status: {
-            "description": ", ".join(f"`{name}`" for name in names),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status, names in sorted(codes.items())
+    for refusal in dict.fromkeys((*refusals, *EVERYWHERE)):
+        names = codes.setdefault(int(refusal.status), [])
+        if refusal.code not in names:
+            names.append(refusal.code)
+    return {status: _documented(status, names) for status, names in sorted(codes.items())}
+
+
+def _documented(status: int, codes: list[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": ", ".join(f"`{code}`" for code in codes),
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
+    return answer | ({"headers": RETRY_AFTER} if status in PASSING else {})
 
 
 async def _refusal(_request: Request, error: Exception) -> ProblemResponse:

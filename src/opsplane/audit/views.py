@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel
@@ -44,6 +44,16 @@ class AuditEventOut(BaseModel):
     reason_text: str | None
     break_glass_id: uuid.UUID | None
     details: dict[str, Any]
+
+
+def moment(written: datetime) -> datetime:
+    """The same moment in UTC, as the database takes it; ValueError if that has no offset or lies outside of time."""
+    if written.tzinfo is None:
+        raise ValueError("a date and time needs its offset from UTC")
+    try:
+        return written.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this date lies outside of the years 1 to 9999") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +98,7 @@ class Position:
     def parse(cls, written: str) -> Self:
         """The position that `str` wrote; ValueError if it is none."""
         at, _, event_id = written.partition(" ")
-        return cls(datetime.fromisoformat(at), uuid.UUID(event_id))
+        return cls(moment(datetime.fromisoformat(at)), uuid.UUID(event_id))
 
     @classmethod
     def of(cls, event: AuditEventOut) -> Self:
