@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, text
 
 from opsplane import migrate, runtime
-from opsplane.audit import spool
-from opsplane.audit.models import AuditPending
+from opsplane.audit import signing, spool
+from opsplane.audit.models import AuditHead, AuditPending
 from opsplane.config import Environment, Settings
 from opsplane.errors import OpsplaneError
 from opsplane.runbooks import registry
@@ -72,6 +72,9 @@ async def _audit(plane: Plane) -> tuple[bool, str]:
     async with plane.db.reading() as session:
         owns = await session.scalar(text(OWNS_AUDIT))
         waiting = await session.scalar(select(func.count()).select_from(AuditPending))
+        head = await session.scalar(select(AuditHead))
+    if head is not None and not signing.same(head.mac, signing.head(plane.settings, head.seq, head.hmac)):
+        return False, "sealed with another key, or changed; see OPSPLANE_AUDIT_KEY, then `opsplane audit verify`"
     if spool.holds_any(plane.settings):
         return False, f"events wait in {spool.folder(plane.settings)}, because the database refuses them; see the log"
     if owns and plane.settings.env is Environment.PRODUCTION:

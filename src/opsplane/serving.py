@@ -40,7 +40,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     Raises:
         ConfigurationError: the port is taken.
     """
-    _refuse_taken(host, port)
+    refuse_taken(host, port)
     if "base_url" not in settings.model_fields_set:
         settings = settings.model_copy(update={"base_url": f"http://localhost:{port}"})
     config = uvicorn.Config(
@@ -88,7 +88,12 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _refuse_taken(host: str, port: int) -> None:
+def refuse_taken(host: str, port: int) -> None:
+    """Find out now whether somebody listens there.
+
+    Raises:
+        ConfigurationError: somebody does.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -63,7 +63,7 @@ class CodeIn(Body):
     code: CodeText
 
 
-class ReasonIn(Body):
+class BreakGlassIn(Body):
     """Why break-glass is needed, and for how long."""
 
     reason: Annotated[str, Field(max_length=100_000, description=f"1 to {emergencies.MAX_REASON} characters.")]
@@ -187,7 +187,7 @@ async def change_password(
     "/break-glass",
     responses=problems.responses(*ALWAYS, MissingCapability, BreakGlassReasonRequired, BreakGlassActive),
 )
-async def enter_break_glass(body: ReasonIn, who: CanBreakGlass, plane: ThePlane) -> BreakGlassOut:
+async def enter_break_glass(body: BreakGlassIn, who: CanBreakGlass, plane: ThePlane) -> BreakGlassOut:
     """Enter an emergency of at most an hour; it ends by itself."""
     async with plane.db.transaction() as tx:
         begun = await emergencies.begin(tx.session, who.session, reason=body.reason, minutes=body.minutes, by=who.actor)

@@ -30,7 +30,10 @@ class CrossSiteRequest(OpsplaneError):
     status, code = HTTPStatus.FORBIDDEN, "cross_site_request"
 
     def __init__(self) -> None:
-        super().__init__("This request did not come from a page of opsplane; automation sends an API token instead.")
+        super().__init__(
+            "This change did not come from a page of opsplane. Browsers say so with Sec-Fetch-Site or Origin; a script "
+            "that signs in sends Sec-Fetch-Site: same-origin, one with an API token needs neither."
+        )
 
 
 class JsonRequired(OpsplaneError):

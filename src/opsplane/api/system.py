@@ -23,12 +23,14 @@ from opsplane.api.schemas import (
     TenantOut,
     TenantPage,
 )
+from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.tokens import InvalidToken
 from opsplane.errors import InvalidInput, MissingCapability, NotFound, ServiceUnavailable
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.base import Runbook
 from opsplane.runbooks.idempotency import IdempotencyKeyReused, InvalidIdempotencyKey
 from opsplane.runbooks.locks import ScopeLocked
+from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.preflights import PreflightStale, PreflightTooSlow
 from opsplane.runbooks.reasons import ReasonRequired
 from opsplane.runbooks.registry import RunbookNotFound
@@ -73,12 +75,12 @@ async def show_runbook(key: str, who: CanViewRunbooks, plane: ThePlane) -> Runbo
 )
 async def preflight_runbook(key: str, body: PreflightIn, who: CanViewRunbooks, plane: ThePlane) -> PreflightOut:
     """Count what a run would change; nothing is written but the preflight itself."""
-    kept = await service.preflight(plane, key, body.scope.tenant_id, by=who, source=Source.API)
+    kept = await service.preflight(plane, key, body.scope.tenant_id, by=who, source=_source(who))
     all_tenants = kept.tenant_id is None
     return PreflightOut(
         preflight_id=kept.id,
         runbook=kept.runbook,
-        scope=ScopeOut(kind=ScopeKind(kept.scope_kind), tenant_id=kept.tenant_id),
+        scope=await _scope(plane, kept),
         affected_count=kept.affected_count,
         total_count=kept.total_count,
         estimated_tenants=kept.estimated_tenants,
@@ -110,7 +112,7 @@ async def start_runbook(
     order = StartOrder(
         runbook=key,
         tenant=body.scope.tenant_id,
-        source=Source.API,
+        source=_source(who),
         reason=(body.reason.code, body.reason.text) if body.reason else None,
         confirmation=body.confirmation,
         preflight_id=body.preflight_id,
@@ -209,6 +211,19 @@ def build() -> FastAPI:
     app.include_router(ops)
     app.include_router(audit)
     return app
+
+
+async def _scope(plane: Plane, kept: Preflight) -> ScopeOut:
+    kind = ScopeKind(kept.scope_kind)
+    if kept.tenant_id is None:
+        return ScopeOut(kind=kind)
+    async with plane.db.reading() as session:
+        tenant = await universe.pick(session, kept.workspace_id, str(kept.tenant_id))
+    return ScopeOut(kind=kind, tenant_id=tenant.id, tenant_external_id=tenant.external_id)
+
+
+def _source(who: Actor) -> Source:
+    return Source.SYSTEM_UI if who.kind is ActorKind.PLATFORM_USER else Source.API
 
 
 def _runbook(plane: Plane, runbook: Runbook, last: OperationRun | None) -> RunbookOut:

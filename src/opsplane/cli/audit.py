@@ -2,9 +2,10 @@
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -53,18 +54,29 @@ def export(
 
     async def act(plane: Plane) -> int:
         written = 0
-        with to.open("x", encoding="utf-8") if to else sys.stdout as out:
-            async with plane.db.reading() as session:
-                async for event in views.export(session, wanted):
-                    out.write(json.dumps(event) + "\n")
-                    written += 1
+        async with plane.db.reading() as session:
+            async for event in views.export(session, wanted):
+                out.write(json.dumps(event) + "\n")
+                written += 1
         return written
 
-    if to is not None and to.exists():
-        context.fail(f"{to} is there already; name a new file", context.USAGE)
-    written = context.run(act)
+    with _opened(to) as out:
+        written = context.run(act)
     if to is not None:
         output.note(f"Wrote {written:,} events to {to}.")
+
+
+def _opened(to: Path | None) -> AbstractContextManager[TextIO]:
+    """Where to write; a file must be new, so that no record is written over."""
+    if to is None:
+        return nullcontext(sys.stdout)
+    try:
+        return to.open("x", encoding="utf-8")
+    except FileExistsError:
+        context.fail(f"{to} is there already; name a new file", context.USAGE)
+    except OSError as error:
+        context.fail(f"cannot write {to}: {error.strerror}", context.USAGE)
+    raise AssertionError("fail leaves")
 
 
 def _as_dict(verdict: Verdict) -> dict[str, object]:
@@ -90,3 +102,5 @@ def _tell(verdict: Verdict) -> None:
     place = f"number {first.seq:,} of the chain" if first.seq is not None else "outside of the chain"
     event = f", event {first.event_id}" if first.event_id else ""
     typer.echo(f"BROKEN: {verdict.breaks:,}. The first is {place}{event}: {first.what}.")
+    if verdict.breaks >= verdict.sealed > 1:
+        output.note("All are broken: is this the key they were made with? See OPSPLANE_AUDIT_KEY, OPSPLANE_SECRET_KEY.")

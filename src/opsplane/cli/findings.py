@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from opsplane.auth.capabilities import Capability
 from opsplane.cli import context, output
 from opsplane.findings import importer
 from opsplane.findings.importer import Imported
@@ -30,6 +31,7 @@ def import_(
 
     async def act(plane: Plane) -> None:
         by = await context.actor(plane, as_)
+        by.require(Capability.RUNBOOKS_RUN)  # it changes a customer's rows as a run does
         with output.err.status(f"Reading {escape(file.name)}") as status:
             done = await importer.import_sarif(
                 plane.db, file, tenant, by=by, on_progress=lambda read: status.update(f"{read:,} results")

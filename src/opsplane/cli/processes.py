@@ -23,6 +23,7 @@ def up(
     """Run everything here: servers unless configured, migrations, API, workers."""
     with context.errors(), runtime.servers(load()) as settings:
         logs.configure(settings)
+        serving.refuse_taken(host, port)
         output.note(f"opsplane listens on http://{host}:{port}. Stop it with Ctrl-C.")
         serving.up(settings, host=host, port=port, workers=workers)
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from opsplane.audit import log as audit
 from opsplane.cli import context, output
 from opsplane.runbooks.service import Plane
 from opsplane.tenants import universe
@@ -21,7 +22,13 @@ def add(
 
     async def act(plane: Plane) -> None:
         async with plane.db.transaction() as tx:
-            added = await universe.add(tx.session, await universe.workspace_id(tx.session), external_id, name=name)
+            workspace_id = await universe.workspace_id(tx.session)
+            added = await universe.add(tx.session, workspace_id, external_id, name=name)
+            await audit.record(
+                tx.session, "platform.tenants.created", by=await context.actor(plane, None), subject_type="tenant",
+                subject_id=added.id, workspace_id=workspace_id, tenant_id=added.id, source="cli",
+                details={"external_id": added.external_id},
+            )  # fmt: skip
         shown = {"id": str(added.id), "external_id": added.external_id, "name": added.name}
         output.as_json(shown) if json_ else output.facts(shown)
 

@@ -156,7 +156,8 @@ def _checked(order: StartOrder, runbook: Runbook, *, by: Actor) -> Reason | None
     if order.reason is not None:
         return Reason.parse(*order.reason)
     if all_tenants or by.break_glass:
-        raise ReasonRequired("A run over all tenants needs a reason: a code and a sentence.")
+        what = "A run over all tenants" if all_tenants else "Every run in break-glass"
+        raise ReasonRequired(f"{what} needs a reason: a code and a sentence.")
     return None
 
 

@@ -120,7 +120,7 @@ class RunNotFound(NotFound):
     """No run has this id."""
 
     def __init__(self, run_id: uuid.UUID) -> None:
-        super().__init__(f"There is no run {run_id}; see the list of runs.", run_id=str(run_id))
+        super().__init__(f"There is no run {run_id}; see `opsplane runs list`.", run_id=str(run_id))
 
 
 def view_url(base_url: str, run_id: uuid.UUID) -> str:
