@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from opsplane.access import emergencies
 from opsplane.alerts.models import OutboxEvent
 from opsplane.audit.models import AuditEvent
-from opsplane.auth import tokens
+from opsplane.auth import tokens, users
 from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import PlatformUser
@@ -145,6 +145,26 @@ async def test_every_run_and_event_of_it_carries_its_mark(client: Client, plane:
         "platform.ops.runbooks.started",
         "platform.ops.runbooks.completed",
     }
+
+
+@pytest.mark.parametrize("taken", [Capability.BREAK_GLASS, Capability.SYSTEM_ACCESS])
+async def test_whoever_loses_the_right_to_it_has_nothing_lent_any_more(
+    client: Client, plane: Plane, ann: PlatformUser, taken: Capability
+) -> None:
+    await client.post("/system/break-glass", json=WHY)
+    assert (await client.get("/system/ops/runs")).status_code == 200
+    async with plane.db.transaction() as tx:
+        await users.revoke(tx.session, ann, frozenset({taken}))
+    assert (await client.get("/system/ops/runs")).status_code == 403
+    assert (await client.post("/system/break-glass", json=WHY)).status_code == 403
+
+
+async def test_it_ends_with_every_session_of_somebody_shut_out(client: Client, plane: Plane, ann: PlatformUser) -> None:
+    await client.post("/system/break-glass", json=WHY)
+    async with plane.db.transaction() as tx:
+        await users.disable(tx.session, await users.find(tx.session, ann.email))
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await events(plane, OutboxEvent, OutboxEvent.kind))[-1] == "break_glass.ended"
 
 
 async def test_it_cannot_mint_a_token(plane: Plane, ann: PlatformUser) -> None:

@@ -1,7 +1,9 @@
 """Signing in to the system plane: passwords, sessions, one-time codes, and how each ends."""
 
 import asyncio
+import json
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -9,9 +11,10 @@ import pytest
 from sqlalchemy import select, text
 
 from opsplane.audit.models import AuditEvent
-from opsplane.auth import users
+from opsplane.auth import passwords, users
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import PlatformUser, SystemSession
+from opsplane.auth.passwords import Passwords, Verdict
 from opsplane.config import Environment, Settings
 from opsplane.runbooks.service import Plane
 from tests import support, web
@@ -195,10 +198,88 @@ async def test_a_recovery_code_stands_in_once(doors: Doors, ann: PlatformUser) -
     assert (await login(doors.client(), totp=recovery[3])).status_code == 401
 
 
-async def test_guessing_codes_with_the_right_password_is_throttled(doors: Doors, ann: PlatformUser) -> None:
-    await enrolled(await doors.signed_in(EMAIL))
-    tried = [await login(doors.client(f"198.51.100.{n}"), totp=f"00000{n}") for n in range(7)]
-    assert [answer.status_code for answer in tried] == [401] * 5 + [429] * 2
+async def test_guessing_codes_with_the_right_password_is_throttled_and_says_nothing(
+    doors: Doors, plane: Plane, ann: PlatformUser
+) -> None:
+    """A 429 would tell that the password was right."""
+    secret, _ = await enrolled(await doors.signed_in(EMAIL))
+    tried = [await login(doors.client(f"198.51.100.{n}"), totp=f"00000{n}") for n in range(5)]
+    tried.append(await login(doors.client("198.51.100.9"), totp=web.code(secret)))
+    assert {(answer.status_code, answer.text) for answer in tried} == {(401, tried[0].text)}
+    assert (await actions(plane))[-1] == "platform.auth.login_throttled"
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[None]]]:
+    """What happens between the moment a password is judged and the moment it counts."""
+    acts: list[Callable[[], Awaitable[None]]] = []
+    verify = Passwords.verify
+
+    async def slow(self: Passwords, password: str, kept: str | None) -> Verdict:
+        verdict = await verify(self, password, kept)
+        while acts:
+            await acts.pop()()
+        return verdict
+
+    monkeypatch.setattr(Passwords, "verify", slow)
+    return acts
+
+
+async def reset(plane: Plane, hashed: str) -> None:
+    async with plane.db.transaction() as tx:
+        await users.set_password(tx.session, await users.find(tx.session, EMAIL), hashed)
+
+
+async def test_a_password_that_was_reset_while_it_was_judged_opens_nothing(
+    doors: Doors, plane: Plane, ann: PlatformUser, meanwhile: list[Any]
+) -> None:
+    meanwhile.append(lambda: reset(plane, web.CHEAP.hash("a new one")))
+    assert (await login(doors.client())).status_code == 401
+    assert await support.count(plane, SystemSession, SystemSession.revoked_at.is_(None)) == 0
+
+
+async def test_renewing_a_weak_hash_does_not_undo_a_reset(
+    doors: Doors, plane: Plane, ann: PlatformUser, meanwhile: list[Any]
+) -> None:
+    await reset(plane, web.weaker().hash(PASSWORD))
+    new = web.CHEAP.hash("a new one")
+    meanwhile.append(lambda: reset(plane, new))
+    assert (await login(doors.client())).status_code == 401
+    async with plane.db.reading() as session:
+        assert (await users.find(session, EMAIL)).password_hash == new
+
+
+@pytest.mark.parametrize("path", ["/system/password", "/system/totp"])
+async def test_a_session_that_ended_under_way_changes_nothing(
+    doors: Doors, plane: Plane, ann: PlatformUser, meanwhile: list[Any], path: str
+) -> None:
+    thief = await doors.signed_in(EMAIL)
+    new = web.CHEAP.hash("a new one")
+    meanwhile.append(lambda: reset(plane, new))
+    change = {"current": PASSWORD, "new": "seven violet tractors hum"}
+    answer = await thief.post(path, json={"password": PASSWORD} if path == "/system/totp" else change)
+    assert answer.status_code == 401
+    async with plane.db.reading() as session:
+        kept = await users.find(session, EMAIL)
+    assert (kept.password_hash, kept.totp_secret) == (new, None)
+    assert (await thief.get("/system/me")).status_code == 404
+
+
+@pytest.mark.parametrize("field", ["password", "totp", "username"])
+async def test_half_a_surrogate_pair_is_no_text(doors: Doors, ann: PlatformUser, field: str) -> None:
+    given = {"username": EMAIL, "password": PASSWORD, field: "\ud800"}
+    headers = {"Content-Type": "application/json"}
+    answer = await doors.client().post("/system/login", content=json.dumps(given).encode(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_when_too_many_passwords_wait_the_next_is_told_to_come_back(
+    doors: Doors, ann: PlatformUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "MAX_WAITING", 0)
+    answer = await login(doors.client())
+    assert (answer.status_code, answer.json()["code"]) == (503, "too_busy")
+    assert int(answer.headers["Retry-After"]) >= 1
 
 
 async def test_enrolling_takes_the_password_and_ends_other_sessions(doors: Doors, ann: PlatformUser) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.access import emergencies
 from opsplane.access.operators import Person
+from opsplane.access.sign_in import InvalidCredentials
 from opsplane.audit import log as audit
 from opsplane.auth import sessions, totp, users
 from opsplane.auth.models import PlatformUser, SystemSession
@@ -30,7 +31,7 @@ async def begin_enrolment(session: AsyncSession, settings: Settings, person: Per
     Raises:
         AlreadyEnrolled: 409.
     """
-    user = await _locked(session, person)
+    user = await _locked(session, settings, person)
     return user, await totp.enrol(session, settings, user)
 
 
@@ -43,7 +44,7 @@ async def confirm_enrolment(
         AlreadyEnrolled: 409.
         WrongCode: 422.
     """
-    user = await _locked(session, person)
+    user = await _locked(session, settings, person)
     codes = await totp.confirm(session, settings, user, code)
     await _record(session, ENROLLED, person)
     return Enrolled(codes, await _renewed(session, settings, person, client, second_factor=True))
@@ -53,7 +54,7 @@ async def change_password(
     session: AsyncSession, settings: Settings, person: Person, password_hash: str, client: Client
 ) -> Opened[SystemSession]:
     """Keep the hash of a new password."""
-    await users.set_password(session, await _locked(session, person), password_hash)
+    await users.set_password(session, await _locked(session, settings, person), password_hash)
     await _record(session, PASSWORD_CHANGED, person)
     return await _renewed(session, settings, person, client, second_factor=person.session.second_factor)
 
@@ -73,9 +74,17 @@ async def _renewed(
     return await sessions.begin(session, settings, SystemSession, person.user.id, client, second_factor=second_factor)
 
 
-async def _locked(session: AsyncSession, person: Person) -> PlatformUser:
+async def _locked(session: AsyncSession, settings: Settings, person: Person) -> PlatformUser:
+    """The user's row, unless session or password ended since the request came in: an owner may just have reset them.
+
+    Raises:
+        InvalidCredentials: 401.
+    """
     user = await session.scalar(select(PlatformUser).where(PlatformUser.id == person.user.id).with_for_update())
-    assert user is not None, "users are disabled, never deleted"
+    ours = (SystemSession.id == person.session.id) & sessions.alive(settings, SystemSession)
+    still = await session.scalar(select(SystemSession.id).where(ours))
+    if user is None or still is None or user.disabled_at or user.password_hash != person.user.password_hash:
+        raise InvalidCredentials
     return user
 
 

@@ -24,6 +24,7 @@ MAX_REASON = 500
 STARTED, ENDED = "break_glass.started", "break_glass.ended"
 BATCH = 100
 
+ENTRY = frozenset({Capability.SYSTEM_ACCESS, Capability.BREAK_GLASS})
 # Nobody uses an emergency to make it last, or to keep it quiet.
 WITHHELD = frozenset({Capability.USERS_MANAGE, Capability.ALERTS_MANAGE})
 
@@ -47,8 +48,12 @@ class BreakGlassReasonRequired(OpsplaneError):
 
 
 def capabilities(owned: AbstractSet[str], lendable: AbstractSet[str]) -> frozenset[str]:
-    """What an operator may do in an emergency: all that can be lent, but neither accounts nor alerts."""
-    return frozenset(owned | lendable) - WITHHELD
+    """What an operator may do in an emergency: all that can be lent, but neither accounts nor alerts.
+
+    The right to be there at all is never lent: whoever loses it has no emergency any more.
+    """
+    lent = lendable - ENTRY if owned >= ENTRY else frozenset()
+    return frozenset(owned | lent) - WITHHELD
 
 
 async def current(session: AsyncSession, session_id: uuid.UUID) -> BreakGlass | None:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, literal, select, update
+from sqlalchemy import Select, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import log as audit
 from opsplane.auth import sessions, totp
 from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.models import AdminSession, PlatformUser, SystemSession, TenantUser
-from opsplane.auth.passwords import Passwords, Verdict
+from opsplane.auth.passwords import Passwords
 from opsplane.auth.sessions import Client, Opened
 from opsplane.auth.throttle import LoginThrottle, Throttle, TooManyAttempts
 from opsplane.auth.users import normalise
@@ -64,16 +64,14 @@ class SignIn:
             TooManyAttempts: 429, before the password was looked at.
             InvalidCredentials: 401.
         """
-        user, verdict = await self._recognised(SYSTEM, PlatformUser, given)
-        enrolled = user.totp_confirmed_at is not None
+        judged = await self._recognised(SYSTEM, PlatformUser, given)
+        await self._count_code(given, judged.user_id)
         async with self.db.transaction() as tx:
-            known = not enrolled or await self._code_fits(tx.session, user, given)
-            opened = await self._opened(tx.session, SYSTEM, SystemSession, user, given, replaces) if known else None
-            if opened is not None:
-                opened.row.second_factor = enrolled
-                await _rehash(tx.session, user, verdict)
+            user = await _unchanged(tx.session, PlatformUser, judged)
+            opened = None if user is None else await self._past_the_code(tx.session, user, given, replaces)
         if opened is None:
-            raise await self._refused(SYSTEM, given, user.id)
+            raise await self._refused(SYSTEM, given, judged.user_id)
+        await self.codes.clear(str(judged.user_id))
         await self._cleared(SYSTEM, given)
         return opened
 
@@ -84,10 +82,14 @@ class SignIn:
             TooManyAttempts: 429, before the password was looked at.
             InvalidCredentials: 401.
         """
-        user, verdict = await self._recognised(ADMIN, TenantUser, given)
+        judged = await self._recognised(ADMIN, TenantUser, given)
         async with self.db.transaction() as tx:
-            opened = await self._opened(tx.session, ADMIN, AdminSession, user, given, replaces)
-            await _rehash(tx.session, user, verdict)
+            user = await _unchanged(tx.session, TenantUser, judged)
+            opened = (
+                None if user is None else await self._opened(tx.session, ADMIN, AdminSession, user, given, replaces)
+            )
+        if opened is None:
+            raise await self._refused(ADMIN, given, judged.user_id)
         await self._cleared(ADMIN, given)
         return opened
 
@@ -103,23 +105,36 @@ class SignIn:
             raise await self._refused(plane, given, user.id)
         await self._cleared(plane, given)
 
-    async def _recognised(self, plane: str, kind: type[AnyUser], given: Credentials) -> tuple[AnyUser, Verdict]:
+    async def _recognised(
+        self, plane: str, kind: type[PlatformUser] | type[TenantUser], given: Credentials
+    ) -> "_Judged":
         await self._throttled(plane, given)
         async with self.db.reading() as session:
             kept = (await session.execute(_kept(kind, given.username))).one()
         verdict = await self.passwords.verify(given.password, None if kept.disabled_at else kept.password_hash)
         if not verdict.right:
             raise await self._refused(plane, given, kept.id)
-        async with self.db.reading() as session:
-            return (await session.scalars(select(kind).where(kind.id == kept.id))).one(), verdict
+        return _Judged(kept.id, kept.password_hash, verdict.rehashed)
 
-    async def _code_fits(self, session: AsyncSession, user: PlatformUser, given: Credentials) -> bool:
+    async def _count_code(self, given: Credentials, user_id: uuid.UUID) -> None:
+        """Whoever has guessed too many codes hears no more than that something is wrong: the password was right."""
         if given.code is None:
-            return False
-        await self.codes.hit(str(user.id))
-        if fits := await totp.accept(session, self.settings, user, given.code):
-            await self.codes.clear(str(user.id))
-        return fits
+            return
+        try:
+            await self.codes.hit(str(user_id))
+        except TooManyAttempts:
+            await self._record_failure(SYSTEM, "login_throttled", given, user_id)
+            raise InvalidCredentials from None
+
+    async def _past_the_code(
+        self, session: AsyncSession, user: PlatformUser, given: Credentials, replaces: str | None
+    ) -> Opened[SystemSession] | None:
+        enrolled = user.totp_confirmed_at is not None
+        if enrolled and (given.code is None or not await totp.accept(session, self.settings, user, given.code)):
+            return None
+        opened = await self._opened(session, SYSTEM, SystemSession, user, given, replaces)
+        opened.row.second_factor = enrolled
+        return opened
 
     async def _opened(
         self, session: AsyncSession, plane: str, kind: type[AnySession], user: PlatformUser | TenantUser,
@@ -152,10 +167,25 @@ class SignIn:
             await _record(tx.session, plane, act, given, user_id=user_id, by=nobody)
 
 
-async def _rehash(session: AsyncSession, user: PlatformUser | TenantUser, verdict: Verdict) -> None:
-    if verdict.rehashed is not None:
-        kind = type(user)
-        await session.execute(update(kind).where(kind.id == user.id).values(password_hash=verdict.rehashed))
+@dataclass(frozen=True)
+class _Judged:
+    """Whose password was right, as of which hash, and its new hash if that was of weaker parameters."""
+
+    user_id: uuid.UUID
+    password_hash: str
+    rehashed: str | None
+
+
+async def _unchanged(session: AsyncSession, kind: type[AnyUser], judged: _Judged) -> AnyUser | None:
+    """The user, locked; none if they were disabled or got another password while theirs was being judged."""
+    user = await session.scalar(
+        select(kind)
+        .where(kind.id == judged.user_id, kind.disabled_at.is_(None), kind.password_hash == judged.password_hash)
+        .with_for_update()
+    )
+    if user is not None and judged.rehashed is not None:
+        user.password_hash = judged.rehashed
+    return user
 
 
 def _actor(plane: str, user: PlatformUser | TenantUser) -> Actor:

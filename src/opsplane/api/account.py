@@ -1,5 +1,6 @@
 """An operator's own account: signing in and out, the authenticator, the password, emergencies."""
 
+import asyncio
 import io
 from datetime import datetime
 from typing import Annotated
@@ -175,8 +176,9 @@ async def change_password(
     body: NewPasswordIn, who: APerson, doorman: TheDoorman, client: TheClient, plane: ThePlane
 ) -> Response:
     """Change the password; the session is renewed, all others end."""
-    new = passwords.require_strong(body.new.get_secret_value(), who.user.email, who.user.name)
     await doorman.recheck(SYSTEM, who.user, _retyped(who, body.current, client))
+    new = body.new.get_secret_value()
+    await asyncio.to_thread(passwords.require_strong, new, who.user.email, who.user.name)
     hashed = await doorman.passwords.hash(new)
     async with plane.db.transaction() as tx:
         opened = await accounts.change_password(tx.session, plane.settings, who, hashed, client)

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
 from opsplane.runbooks.scopes import ScopeKind
@@ -18,8 +18,16 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-PasswordText = Annotated[SecretStr, Field(max_length=1024)]
-CodeText = Annotated[SecretStr, Field(max_length=64)]
+def _encodable(secret: SecretStr) -> SecretStr:
+    try:
+        secret.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise ValueError("is no text: it holds half a surrogate pair") from None
+    return secret
+
+
+PasswordText = Annotated[SecretStr, Field(max_length=1024), AfterValidator(_encodable)]
+CodeText = Annotated[SecretStr, Field(max_length=64), AfterValidator(_encodable)]
 
 
 class LoginIn(Body):

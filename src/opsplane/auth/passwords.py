@@ -8,13 +8,23 @@ from dataclasses import dataclass
 import zxcvbn
 from pwdlib import PasswordHash
 
-from opsplane.errors import InvalidInput
+from opsplane.errors import InvalidInput, ServiceUnavailable
 
 MIN_LENGTH, MAX_LENGTH = 12, 128
 MIN_SCORE = 3  # of 4: "safely unguessable" from 10^8 guesses on
 AT_ONCE = 2  # a hash takes 64 MiB
-_RATED = 72  # zxcvbn reads no more characters
+MAX_WAITING = 50  # some seconds' worth
+_RATED = 40  # zxcvbn takes seconds over long odd ones; nobody guesses what comes after a good beginning
 _OURS = ("opsplane", "operator", "platform", "backfill")
+
+
+class TooBusy(ServiceUnavailable):
+    """So many passwords wait to be judged that one more would only make everybody wait longer."""
+
+    code = "too_busy"
+
+    def __init__(self) -> None:
+        super().__init__("Too many people sign in at this moment; try again in a few seconds.", service="api")
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Passwords:
     def __init__(self, hasher: PasswordHash | None = None) -> None:
         self._hasher = hasher or PasswordHash.recommended()
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
         self._nobodys = self._hasher.hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
@@ -39,7 +50,20 @@ class Passwords:
             return await asyncio.to_thread(self._hasher.hash, _normal(password))
 
     async def verify(self, password: str, kept: str | None) -> Verdict:
-        """Compare; an account without a password, or none at all, takes as long and is never right."""
+        """Compare; an account without a password, or none at all, takes as long and is never right.
+
+        Raises:
+            TooBusy: 503.
+        """
+        if self._waiting >= MAX_WAITING:
+            raise TooBusy
+        self._waiting += 1
+        try:
+            return await self._verified(password, kept)
+        finally:
+            self._waiting -= 1
+
+    async def _verified(self, password: str, kept: str | None) -> Verdict:
         async with self._slots:
             right, rehashed = await asyncio.to_thread(
                 self._hasher.verify_and_update, _normal(password), kept or self._nobodys

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.auth.models import AdminSession, SystemSession
+from opsplane.auth.models import AdminSession, BreakGlass, SystemSession
 from opsplane.config import Settings
 
 TOUCH_AFTER = timedelta(seconds=10)  # a page makes several requests; one of them is enough to stay awake
@@ -90,6 +90,22 @@ def alive(settings: Settings, kind: type[SystemSession] | type[AdminSession]) ->
 async def _end(session: AsyncSession, kind: type[AnySession], which: ColumnElement[bool]) -> None:
     await session.execute(
         update(kind).where(which, kind.revoked_at.is_(None)).values(revoked_at=func.clock_timestamp())
+    )
+    if issubclass(kind, SystemSession):
+        await _end_emergencies(session)
+
+
+async def _end_emergencies(session: AsyncSession) -> None:
+    """An emergency is its session's; the sweep puts its end on record."""
+    ended = select(SystemSession.id).where(
+        SystemSession.id == BreakGlass.session_id, SystemSession.revoked_at.is_not(None)
+    )
+    now = func.clock_timestamp()
+    await session.execute(
+        update(BreakGlass)
+        .where(BreakGlass.ended_at.is_(None), BreakGlass.ends_at > now, ended.exists())
+        .values(ends_at=now)
+        .execution_options(synchronize_session=False)
     )
 
 

@@ -109,11 +109,12 @@ def enable(email: Email) -> None:
 @app.command("reset-password")
 def reset_password(email: Email, stdin: passwords.FromStdin = False) -> None:
     """Give a tenant user a new password, shown once; their sessions end."""
+    chosen = passwords.read() if stdin else None
 
     async def act(plane: Plane) -> None:
         async with plane.db.transaction() as tx:
             user = await members.find(tx.session, email)
-            password = await passwords.new(user.email, user.name, stdin=stdin)
+            password = await passwords.new(user.email, user.name, chosen=chosen)
             await members.set_password(tx.session, user, password.hashed)
             await _record(plane, tx, "password_reset", user)
         output.note(f"The sessions of {user.email} have ended.")

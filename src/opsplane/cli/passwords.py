@@ -31,14 +31,18 @@ class NewPassword:
             typer.echo(self.made)
 
 
-async def new(*about: str, stdin: bool = False) -> NewPassword:
-    """A new password for somebody known by `about`.
+def read() -> str:
+    """A line of standard input; before any transaction, which would time out while somebody types."""
+    return sys.stdin.readline().rstrip("\n")
+
+
+async def new(*about: str, chosen: str | None = None) -> NewPassword:
+    """A new password for somebody known by `about`: the chosen one, or a random one.
 
     Raises:
-        InvalidInput: what standard input gave is too easy to guess.
+        InvalidInput: the chosen one is too easy to guess.
     """
-    if stdin:
-        chosen = passwords.require_strong(sys.stdin.readline().rstrip("\n"), *about)
-        return NewPassword(await Passwords().hash(chosen), None)
+    if chosen is not None:
+        return NewPassword(await Passwords().hash(passwords.require_strong(chosen, *about)), None)
     made = passwords.generated()
     return NewPassword(await Passwords().hash(made), made)

@@ -117,9 +117,10 @@ def enable(email: Email, as_: context.AsUser = None) -> None:
 @app.command("reset-password")
 def reset_password(email: Email, stdin: passwords.FromStdin = False, as_: context.AsUser = None) -> None:
     """Give a user a new password, shown once; their sessions end."""
+    chosen = passwords.read() if stdin else None
 
     async def act(tx: Transaction, user: PlatformUser) -> dict[str, Any]:
-        password = await passwords.new(user.email, user.name, stdin=stdin)
+        password = await passwords.new(user.email, user.name, chosen=chosen)
         await users.set_password(tx.session, user, password.hashed)
         tx.after_commit.append(password.reveal)
         return {}
