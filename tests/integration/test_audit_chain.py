@@ -1,5 +1,6 @@
 """The chain: every tampering is found, and named; TAMPERINGS=1000 makes it the long campaign."""
 
+import asyncio
 import json
 import os
 import random
@@ -9,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
+from opsplane.alerts.models import OutboxEvent
 from opsplane.audit import anchor, chain, signing, spool, verification
 from opsplane.audit import log as audit
 from opsplane.audit.anchor import Anchor
-from opsplane.audit.models import AuditEvent, AuditHead
+from opsplane.audit.models import AuditEvent, AuditHead, AuditSeal
 from opsplane.audit.verification import Verdict
 from opsplane.auth.actors import Actor
 from opsplane.db import new_id
@@ -75,9 +78,7 @@ async def test_a_sweep_seals_what_waits(plane: Plane) -> None:
 
 async def test_two_sealers_at_once_make_one_chain(plane: Plane) -> None:
     await write(plane, 30)
-    async with plane.db.transaction() as one:
-        assert await chain.seal(one, plane.settings) == 30
-    assert await seal(plane) == 0
+    assert sorted(await asyncio.gather(*(seal(plane) for _ in range(4)))) == [0, 0, 0, 30]
     assert (await verify(plane)).breaks == 0
 
 
@@ -130,6 +131,9 @@ async def test_random_tamperings_are_all_found_and_named(sealed: Plane) -> None:
         verdict = await verify(sealed)
         assert verdict.first is not None, f"seed {seed} round {round_}: {kind} was not found: {statements}"
         assert verdict.first.seq == expected, f"seed {seed} round {round_}: {kind}: {verdict.first}, not {expected}"
+        await write(sealed, 1)
+        await seal(sealed)
+        assert (await verify(sealed)).breaks > 0, f"seed {seed} round {round_}: {kind} was healed by the next sweep"
         found[kind] += 1
         await restore(sealed, before)
         (spool.folder(sealed.settings) / anchor.FILE).unlink(missing_ok=True)
@@ -341,14 +345,76 @@ async def test_nothing_is_sealed_onto_a_chain_that_this_host_knows_otherwise(sea
     assert (await verify(sealed)).breaks > 0
 
 
-async def test_events_from_before_there_was_a_chain_are_sealed_first(plane: Plane) -> None:
+async def test_events_without_a_signature_are_never_sealed_not_even_first(plane: Plane) -> None:
+    """Else whoever empties the tables could fill them anew."""
     async with plane.db.transaction() as tx:
-        row = "gen_random_uuid(), 'a', 'system', 'system', 'x', 't' FROM generate_series(1, 2500)"
-        old = f"INSERT INTO audit_events (id, {BARE}) SELECT {row}"
-        await tx.session.execute(text(old))
-    await write(plane, 1)
-    assert await seal(plane) == 2501
-    assert (await verify(plane)).breaks == 0
+        row = "gen_random_uuid(), 'a', 'system', 'system', 'x', 't' FROM generate_series(1, 25)"
+        await tx.session.execute(text(f"INSERT INTO audit_events (id, {BARE}) SELECT {row}"))
+    assert await seal(plane) == 0
+    assert (await verify(plane)).breaks == 25
+
+
+async def test_a_pending_row_put_back_does_not_stop_the_sealer(sealed: Plane) -> None:
+    await tamper(sealed, "INSERT INTO audit_pending (event_id) SELECT event_id FROM audit_seals WHERE seq <= 3")
+    await write(sealed, 2)
+    assert await seal(sealed) == 2
+    verdict = await verify(sealed)
+    assert (verdict.sealed, verdict.waiting, verdict.breaks) == (LENGTH + 2, 0, 0)
+
+
+async def test_a_time_changed_before_the_seal_is_found(sealed: Plane) -> None:
+    await write(sealed, 1)
+    await tamper(
+        sealed, "UPDATE audit_events SET occurred_at = '2001-01-01' WHERE id IN (SELECT event_id FROM audit_pending)"
+    )
+    assert (await verify(sealed)).breaks == 1
+    assert await seal(sealed) == 1
+    first = (await verify(sealed)).first
+    assert first is not None
+    assert (first.seq, first.what) == (LENGTH + 1, "its time was changed before it was sealed")
+
+
+async def test_an_anchor_given_counts_beside_this_hosts_own(sealed: Plane) -> None:
+    end = (await verify(sealed)).end
+    assert (await verify(sealed, end)).breaks == 0
+    assert (await verify(sealed, Anchor(end.seq, bytes(32)))).breaks == 1
+
+
+async def test_a_link_of_another_history_does_not_follow(sealed: Plane) -> None:
+    """Every link is right in itself, but the chain was spliced from two."""
+    async with sealed.db.reading() as session:
+        rows = await session.execute(
+            select(*EVENT).join(AuditSeal, AuditSeal.event_id == AuditEvent.id).where(AuditSeal.seq == 20)
+        )
+        event = rows.one()._asdict()
+    prev = b"p" * 32
+    made = signing.link(sealed.settings, 20, prev, event).hex()
+    await tamper(
+        sealed,
+        f"UPDATE audit_seals SET prev = decode('{prev.hex()}', 'hex'), hmac = decode('{made}', 'hex') WHERE seq = 20",
+    )
+    first = (await verify(sealed)).first
+    assert first is not None
+    assert (first.seq, first.what) == (20, "it does not follow the one before it")
+
+
+async def test_a_process_with_another_key_seals_and_rejects_nothing(sealed: Plane) -> None:
+    other = sealed.settings.model_copy(update={"audit_key": SecretStr("somebody else's key, of 32 characters or more")})
+    await write(sealed, 2)
+    async with sealed.db.transaction() as tx:
+        assert await chain.seal(tx, other) == 0
+    assert await seal(sealed) == 2
+    assert (await verify(sealed)).breaks == 0
+
+
+async def test_a_chain_in_doubt_is_told_to_the_alert_channels(sealed: Plane) -> None:
+    await tamper(sealed, "DELETE FROM audit_head")
+    for _ in range(2):
+        assert await seal(sealed) == 0
+    async with sealed.db.reading() as session:
+        [alert] = await session.scalars(select(OutboxEvent))
+    assert alert.kind == "audit.degraded"
+    assert "opsplane audit verify" in alert.payload["what"]
 
 
 async def test_an_anchor_is_read_as_it_is_written() -> None:

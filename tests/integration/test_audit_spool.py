@@ -1,6 +1,7 @@
 """An audit that fails: the act goes on, and no event is lost; AUDIT_FAILURES=1000 makes it the long campaign."""
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 
 from opsplane.alerts.models import OutboxEvent
 from opsplane.audit import log as audit
-from opsplane.audit import replay, spool, verification
+from opsplane.audit import replay, signing, spool, verification
 from opsplane.audit.log import AuditUnavailable
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
@@ -94,9 +96,10 @@ async def test_a_run_goes_on_and_its_whole_story_comes_back(
 
 async def test_a_degraded_audit_is_told_to_the_alert_channels_once_an_hour(broken: Plane) -> None:
     await record(broken, 1)
-    for _ in range(3):
+    for _ in range(5):
         await sweeper.sweep(broken.db, broken.queue, broken.settings)
-    assert await support.count(broken, OutboxEvent, OutboxEvent.kind == "audit.degraded") == 1
+    told = await support.count(broken, OutboxEvent, OutboxEvent.kind == "audit.degraded")
+    assert 1 <= told <= 2, "two, if the clock has struck meanwhile"
 
 
 async def test_an_act_that_was_rolled_back_leaves_no_event(broken: Plane) -> None:
@@ -140,6 +143,68 @@ async def test_a_torn_line_is_put_aside_and_the_others_come_back(broken: Plane) 
     await replay.replay(broken.db, broken.settings)
     assert sorted(filter(None, await subjects(broken))) == ["1", "2"]
     assert (file.parent / spool.REJECTED).read_text().strip() == '{"event": {"id": "01'
+
+
+async def test_lines_that_opsplane_did_not_write_are_put_aside_and_hold_nothing_up(broken: Plane) -> None:
+    await record(broken, 1)
+    file = spool.folder(broken.settings) / spool.SPOOL
+    line = json.loads(file.read_text())
+    forged = [
+        123,
+        {},
+        line | {"event": line["event"] | {"actor_display": "eve"}},
+        line | {"occurred_at": "2020-01-01T00:00:00+00:00"},
+    ]
+    with file.open("a") as out:
+        out.writelines(json.dumps(one) + "\n" for one in forged)
+    await sql(broken, MEND)
+    await replay.replay(broken.db, broken.settings)
+    assert await subjects(broken) == ["1"]
+    assert len((file.parent / spool.REJECTED).read_text().split()) >= len(forged)
+    assert not spool.holds_any(broken.settings)
+
+
+async def test_a_spooled_event_that_the_database_can_never_hold_comes_back_in_short(broken: Plane) -> None:
+    await record(broken, "odd", reason_text="a\0b")
+    await record(broken, "good")
+    await sql(broken, MEND)
+    await replay.replay(broken.db, broken.settings)
+    assert sorted(filter(None, await subjects(broken))) == ["good", "odd"]
+
+
+async def test_a_transaction_that_the_database_does_not_remember_is_marked(broken: Plane) -> None:
+    await record(broken, "old")
+    file = spool.folder(broken.settings) / spool.SPOOL
+    line = json.loads(file.read_text()) | {"xid": str(2**40)}
+    file.write_text(json.dumps(signing.spooled(broken.settings, line)) + "\n")
+    await sql(broken, MEND)
+    await replay.replay(broken.db, broken.settings)
+    async with broken.db.reading() as session:
+        event = (await session.scalars(select(AuditEvent))).one()
+    assert event.details == {"unconfirmed": True}
+
+
+async def test_an_event_that_a_trigger_swallows_is_spooled(plane: Plane) -> None:
+    await sql(
+        plane,
+        BREAK.replace(
+            "RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'", "RETURN NULL"
+        ),
+    )
+    try:
+        await record(plane, "swallowed")
+    finally:
+        await sql(plane, MEND)
+    await replay.replay(plane.db, plane.settings)
+    assert await subjects(plane) == ["swallowed"]
+
+
+async def test_what_the_caller_has_written_wrongly_is_the_callers_failure(plane: Plane, tenants: list[Tenant]) -> None:
+    with pytest.raises(IntegrityError):
+        async with plane.db.transaction() as tx:
+            tx.session.add(Tenant(workspace_id=tenants[0].workspace_id, external_id="acme", name="again"))
+            await audit.record(tx.session, "test.act", by=BY, subject_type="thing")
+    assert not spool.holds_any(plane.settings)
 
 
 async def test_what_the_database_cannot_hold_is_stored_in_short(plane: Plane) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -43,14 +44,17 @@ def kept(settings: Settings) -> Anchor | None:
     file = _file(settings)
     if not file.exists():
         return None
-    return Anchor.parse(json.loads(file.read_text())["anchor"])
+    try:
+        return Anchor.parse(json.loads(file.read_text())["anchor"])
+    except (ValueError, KeyError, TypeError):
+        raise InvalidInput(f"{file} holds no anchor; move it away, and give one you kept to --anchor.") from None
 
 
 def keep(settings: Settings, anchor: Anchor) -> None:
     """Replace the anchor, durably."""
     file = _file(settings)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f".{FILE}.{os.getpid()}")
+    draft = file.with_name(f".{FILE}.{uuid.uuid4().hex}")
     with draft.open("w") as out:
         json.dump({"anchor": str(anchor)}, out)
         out.flush()

@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.audit import anchor, metrics, signing
+from opsplane.audit import alarm, anchor, metrics, signing
 from opsplane.audit.anchor import Anchor
 from opsplane.audit.models import AuditEvent, AuditHead, AuditPending, AuditSeal
 from opsplane.config import Settings
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 
 BATCH = 1000
 MAX_BATCHES = 20
+HEAD = 1  # the id of the one row
 ANNOUNCE_EVERY = timedelta(hours=1)
 
 EVENT = AuditEvent.__table__.columns
@@ -28,20 +30,18 @@ EVENT = AuditEvent.__table__.columns
 async def seal(tx: Transaction, settings: Settings) -> int:
     """Seal what waits, in the order it happened; returns how many events.
 
-    Events without a signature are sealed by the very first call alone: they are from before
-    there was a chain. Later ones are not ours, and stay unsealed for `verify` to name. Onto a
-    chain that contradicts what this host knows of it, nothing is sealed: that would make a
-    chain that was cut, or made anew, look whole, and forget the anchor that says otherwise.
+    Events whose signature is not ours stay unsealed, for `verify` to name. Onto a chain that
+    contradicts itself, or what this host knows of it, nothing is sealed: that would make a
+    chain that was cut or made anew look whole, and forget the anchor that says otherwise.
     """
     head = await _head(tx.session, settings)
     if (doubt := await _doubt(tx.session, settings, head)) is not None:
-        metrics.refused.inc()
-        log.critical("audit_not_sealed", why=doubt, next_move="opsplane audit verify")
+        await _sound_the_alarm(tx.session, doubt)
         return 0
-    first, sealed = head.seq == 0, 0
-    for _ in range(MAX_BATCHES if not first else 1_000_000):
+    sealed = 0
+    for _ in range(MAX_BATCHES):
         waiting = await _waiting(tx.session)
-        genuine = [row for row in waiting if (first and row.signature is None) or _is_ours(settings, row)]
+        genuine = [row for row in waiting if _is_ours(settings, row)]
         await _reject(tx.session, {row.id for row in waiting} - {row.id for row in genuine})
         await _link(tx.session, settings, head, genuine)
         sealed += len(genuine)
@@ -52,17 +52,19 @@ async def seal(tx: Transaction, settings: Settings) -> int:
 
 
 async def _head(session: AsyncSession, settings: Settings) -> AuditHead:
-    head = await session.scalar(select(AuditHead).with_for_update())
-    if head is None:
-        head = AuditHead(id=1, seq=0, hmac=signing.FIRST, mac=signing.head(settings, 0, signing.FIRST))
-        session.add(head)
-        await session.flush()
-    return head
+    """The row, locked; made anew if it is missing, which any seal that is there contradicts."""
+    nothing_yet = {"id": HEAD, "seq": 0, "hmac": signing.FIRST, "mac": signing.head(settings, 0, signing.FIRST)}
+    await session.execute(upsert(AuditHead).values(nothing_yet).on_conflict_do_nothing())
+    return (await session.scalars(select(AuditHead).where(AuditHead.id == HEAD).with_for_update())).one()
 
 
 async def _doubt(session: AsyncSession, settings: Settings, head: AuditHead) -> str | None:
     if not signing.same(head.mac, signing.head(settings, head.seq, head.hmac)):
-        return "the row that says where the chain ends was changed"
+        return "the row that says where the chain ends was changed, or made with another key"
+    newest = select(AuditSeal.seq, AuditSeal.hmac).order_by(AuditSeal.seq.desc()).limit(1)
+    last = (await session.execute(newest)).one_or_none()
+    if (head.seq, head.hmac) != (tuple(last) if last else (0, signing.FIRST)):
+        return f"the chain does not end at {head.seq}, where it did"
     known = anchor.kept(settings)
     if known is None:
         return None
@@ -72,15 +74,25 @@ async def _doubt(session: AsyncSession, settings: Settings, head: AuditHead) -> 
     return None if signing.same(kept, known.hmac) else f"link {known.seq} is not the one that was made here"
 
 
+async def _sound_the_alarm(session: AsyncSession, doubt: str) -> None:
+    metrics.refused.inc()
+    log.critical("audit_not_sealed", why=doubt, next_move="opsplane audit verify")
+    await alarm.raise_alarm(session, "not-sealed", f"Nothing is sealed: {doubt}. Run `opsplane audit verify`.")
+
+
 async def _waiting(session: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:
     events = (
         select(*EVENT)
         .join(AuditPending, AuditPending.event_id == AuditEvent.id)
-        .where(AuditPending.rejected_at.is_(None))
+        .where(AuditPending.rejected_at.is_(None), ~_sealed(AuditPending.event_id))
         .order_by(AuditEvent.occurred_at, AuditEvent.id)
         .limit(BATCH)
     )
     return (await session.execute(events)).all()
+
+
+def _sealed(event_id: Any) -> ColumnElement[bool]:
+    return select(AuditSeal.seq).where(AuditSeal.event_id == event_id).exists()
 
 
 def _is_ours(settings: Settings, row: Row[*tuple[Any, ...]]) -> bool:
@@ -112,6 +124,7 @@ async def _link(
 
 
 async def _finish(tx: Transaction, settings: Settings, head: AuditHead, sealed: int) -> None:
+    await tx.session.execute(delete(AuditPending).where(_sealed(AuditPending.event_id)))  # somebody put them back
     metrics.pending.set(await tx.session.scalar(select(func.count()).select_from(AuditPending)) or 0)
     if not sealed:
         return

@@ -79,11 +79,12 @@ async def record(
         "details": json.loads(json.dumps(dict(details or {}), default=str)),
     }
     settings: Settings = session.info["settings"]
+    await session.flush()  # what the caller has yet to write fails here, as the caller's, and not as the audit's
     refusal = await _stored(session, signed(settings, event))
     if refusal is None:
         return
     log.error("audit_event_refused", audit_event=event, error=refusal)
-    if await _stored(session, signed(settings, _short(event, refusal))) is None:
+    if await _stored(session, signed(settings, short(event, refusal))) is None:
         metrics.shortened.inc()
         return
     await _spooled(session, settings, event, or_go_on=or_go_on)
@@ -98,15 +99,15 @@ async def _stored(session: AsyncSession, event: Event) -> str | None:
     """None if the database took it, else what it said."""
     try:
         async with session.begin_nested():
-            await session.execute(insert(AuditEvent).values(event))
+            stored = await session.scalar(insert(AuditEvent).values(event).returning(AuditEvent.id))
     except DBAPIError as error:
         if is_unreachable(error):
             raise  # the act itself cannot be committed either
         return first_line(error)
-    return None
+    return None if stored is not None else "a trigger swallowed it"
 
 
-def _short(event: Event, refusal: str) -> Event:
+def short(event: Event, refusal: str) -> Event:
     """The event without its details, every text cut and rid of what Postgres cannot hold."""
     cut = {name: _cleaned(value) if isinstance(value, str) else value for name, value in event.items()}
     return cut | {"details": {"shortened": _cleaned(refusal)}}
@@ -118,7 +119,7 @@ def _cleaned(written: str) -> str:
 
 async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, or_go_on: bool) -> None:
     try:
-        await spool.append(settings, {"event": signing.plain(event), **await _circumstances(session)})
+        await spool.append(settings, signing.spooled(settings, {"event": event, **await _circumstances(session)}))
     except OSError as error:
         metrics.lost.inc()
         log.critical("audit_event_lost", audit_event=event, error=repr(error))

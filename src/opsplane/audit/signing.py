@@ -36,6 +36,13 @@ def head(settings: Settings, seq: int, last: bytes) -> bytes:
     return _keyed(settings, "audit head", str(seq).encode(), last)
 
 
+def spooled(settings: Settings, line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line for the spool with its proof; the folder is not the database, and is not trusted either."""
+    written: dict[str, Any] = plain({name: value for name, value in line.items() if name != "mac"})
+    text = json.dumps(written, sort_keys=True, separators=(",", ":")).encode()
+    return written | {"mac": _keyed(settings, "audit spool", text).hex()}
+
+
 def same(one: bytes | None, other: bytes) -> bool:
     """Compare in constant time."""
     return one is not None and hmac.compare_digest(one, other)

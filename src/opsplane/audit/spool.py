@@ -8,6 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,20 @@ def holds_any(settings: Settings) -> bool:
     return (place / SPOOL).exists() or any(place.glob(REPLAYING))
 
 
-def taken(settings: Settings) -> Iterator[tuple[list[Line], list[Line]]]:
-    """Each batch of lines, as (lines, put back); what the caller puts back is spooled again.
+@dataclass
+class Batch:
+    """Lines of one file; what is put back comes again, what is put aside is kept for somebody to look at."""
+
+    lines: list[Line]
+    put_back: list[Line] = field(default_factory=list)
+    put_aside: list[str] = field(default_factory=list)
+
+
+def taken(settings: Settings) -> Iterator[Batch]:
+    """Batch after batch.
 
     A batch is forgotten once the caller has asked for the next one: commit before. After a
-    crash in between it comes again, so storing must be idempotent. A line that cannot be
-    read is put aside, never dropped.
+    crash in between it comes again, so storing must be idempotent.
     """
     place = folder(settings)
     _set_aside(place)
@@ -55,11 +64,10 @@ def taken(settings: Settings) -> Iterator[tuple[list[Line], list[Line]]]:
         with _locked(file, wait=False) as ours:
             if not ours or not file.exists():
                 continue
-            lines, damaged = _read(file)
-            put_back: list[Line] = []
-            yield lines, put_back
-            _append(place, REJECTED, damaged)
-            _append(place, SPOOL, [json.dumps(line) for line in put_back])
+            batch = _read(file)
+            yield batch
+            _append(place, REJECTED, batch.put_aside)
+            _append(place, SPOOL, [json.dumps(line) for line in batch.put_back])
             file.unlink()
 
 
@@ -70,18 +78,14 @@ def _set_aside(place: Path) -> None:
             (place / SPOOL).rename(place / REPLAYING.replace("*", uuid.uuid4().hex))
 
 
-def _read(file: Path) -> tuple[list[Line], list[str]]:
-    lines: list[Line] = []
-    damaged: list[str] = []
-    for text in file.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if not text:
-            continue
+def _read(file: Path) -> Batch:
+    batch = Batch([])
+    for text in filter(None, file.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
-            lines.append(json.loads(text))
+            batch.lines.append(json.loads(text))
         except ValueError:
-            log.exception("audit_spool_line_damaged", file=str(file), line=text)
-            damaged.append(text)
-    return lines, damaged
+            batch.put_aside.append(text)
+    return batch
 
 
 def _append(place: Path, name: str, lines: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, select, text
@@ -16,6 +17,7 @@ from opsplane.db import Database
 AnyRow = Row[*tuple[Any, ...]]
 EVENT = AuditEvent.__table__.columns
 FETCH = 2000
+CLOCKS_AGREE_WITHIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ async def verify(db: Database, settings: Settings, *given: Anchor) -> Verdict:
     verdict = Verdict()
     async with db.reading() as session:
         await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        at = {one.seq: one.hmac for one in anchors}
+        known = {(one.seq, one.hmac) for one in anchors}
+        anchored = {one.seq for one in anchors}
         async for link in _links(session):
             _check_link(verdict, settings, link)
-            if link.seq in at and not signing.same(link.hmac, at[link.seq]):
+            if link.seq in anchored and any(seq == link.seq and hmac != link.hmac for seq, hmac in known):
                 verdict.found(link.seq, link.event_id, "an anchor says otherwise: the chain was made anew from here")
             verdict.end, verdict.sealed = Anchor(link.seq, link.hmac), verdict.sealed + 1
         _check_end(verdict, settings, await session.scalar(select(AuditHead)), anchors)
@@ -73,6 +76,8 @@ def _check_link(verdict: Verdict, settings: Settings, link: AnyRow) -> None:
         verdict.found(link.seq, link.event_id, "the event is missing")
     elif not signing.same(link.hmac, signing.link(settings, link.seq, link.prev, link._asdict())):
         verdict.found(link.seq, link.event_id, "the event or its seal was changed, or moved from another place")
+    elif _is_displaced(link):
+        verdict.found(link.seq, link.event_id, "its time was changed before it was sealed")
     elif link.prev != verdict.end.hmac:
         verdict.found(link.seq, link.event_id, "it does not follow the one before it")
 
@@ -97,10 +102,18 @@ async def _check_unsealed(verdict: Verdict, settings: Settings, session: AsyncSe
     async for event in _unsealed(session):
         if not signing.same(event.signature, signing.sign(settings, event._asdict())):
             verdict.found(None, event.id, "it was not written by opsplane, or changed before it was sealed")
+        elif _is_displaced(event):
+            verdict.found(None, event.id, "its time was changed")
         elif event.event_id is None or event.rejected_at is not None:
             verdict.found(None, event.id, "it has no seal, and was kept from getting one")
         else:
             verdict.waiting += 1
+
+
+def _is_displaced(event: AnyRow) -> bool:
+    """Whether the time is far from the one in the id, which is signed when the event is written (UUIDv7)."""
+    made = datetime.fromtimestamp(int.from_bytes(event.id.bytes[:6]) / 1000, UTC)
+    return bool(abs(event.occurred_at - made) > CLOCKS_AGREE_WITHIN)
 
 
 async def _links(session: AsyncSession) -> AsyncIterator[AnyRow]:
