@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from opsplane.access.sign_in import ADMIN, SYSTEM
 from opsplane.api import openapi
 from opsplane.auth.roles import Role
 from opsplane.config import Settings
@@ -18,7 +19,7 @@ from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
 from tests import web
 from tests.fuzz import campaign, stand
-from tests.fuzz.campaign import WAYS
+from tests.fuzz.campaign import Way
 from tests.web import Client, Doors
 
 DOCUMENTS = {plane: json.loads(openapi.rendered(plane)) for plane in openapi.PLANES}
@@ -123,9 +124,9 @@ async def test_a_few_generated_requests_keep_to_the_contract(settings: Settings,
     tallies = {}
     with stand.serving(settings) as url:
         place = await stand.furnish(settings, url)
-        for way in WAYS:
+        for way in (Way(SYSTEM, "token"), Way(ADMIN, "session")):
             tallies[way] = await asyncio.to_thread(
-                campaign.run, place, way, seed=11, examples=4, ends=time.time() + 60, phases=["fuzzing"]
+                campaign.run, place, way, seed=11, examples=1, ends=time.time() + 15, phases=["fuzzing"]
             )
     assert {str(way): tally.failures for way, tally in tallies.items() if tally.failures} == {}
     assert sum(tally.requests for tally in tallies.values()) >= 200
