@@ -450,6 +450,12 @@ def _spelled(document: object) -> str:
     return json.dumps(signing.plain(document), sort_keys=True)
 
 
+@pytest.mark.parametrize("column", ["hmac", "mac"])
+async def test_a_changed_row_of_the_head_is_found(sealed: Plane, column: str) -> None:
+    await tamper(sealed, f"UPDATE audit_head SET {column} = decode('00', 'hex')")
+    assert (await verify(sealed)).breaks == 1
+
+
 async def test_the_head_says_where_the_chain_ends(sealed: Plane) -> None:
     async with sealed.db.reading() as session:
         head = (await session.scalars(select(AuditHead))).one()

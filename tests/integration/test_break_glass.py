@@ -167,6 +167,13 @@ async def test_it_ends_with_every_session_of_somebody_shut_out(client: Client, p
     assert (await events(plane, OutboxEvent, OutboxEvent.kind))[-1] == "break_glass.ended"
 
 
+async def test_a_new_password_ends_it(client: Client) -> None:
+    await client.post("/system/break-glass", json=WHY)
+    change = {"current": web.PASSWORD, "new": "seven violet tractors hum"}
+    assert (await client.post("/system/password", json=change)).status_code == 204
+    assert (await client.get("/system/me")).json()["break_glass"] is None
+
+
 async def test_it_cannot_mint_a_token(plane: Plane, ann: PlatformUser) -> None:
     loud = Actor(kind=ActorKind.PLATFORM_USER, display=ann.email, id=ann.id, break_glass_id=new_id())
     with pytest.raises(CannotMint):

@@ -209,6 +209,13 @@ async def test_guessing_codes_with_the_right_password_is_throttled_and_says_noth
     assert (await actions(plane))[-1] == "platform.auth.login_throttled"
 
 
+async def test_guessing_the_code_of_an_enrolment_is_throttled(doors: Doors, ann: PlatformUser) -> None:
+    client = await doors.signed_in(EMAIL)
+    await client.post("/system/totp", json={"password": PASSWORD})
+    tried = [await client.post("/system/totp/confirm", json={"code": f"00000{n}"}) for n in range(6)]
+    assert [answer.status_code for answer in tried] == [422] * 5 + [429]
+
+
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[None]]]:
     """What happens between the moment a password is judged and the moment it counts."""

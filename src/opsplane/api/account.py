@@ -1,4 +1,4 @@
-"""An operator's own account: signing in and out, the authenticator, the password, emergencies."""
+"""An operator's own account: signing in and out, the authenticator, the password."""
 
 import asyncio
 import io
@@ -9,22 +9,22 @@ import segno
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from opsplane.access import accounts, emergencies
-from opsplane.access.emergencies import MAX_MINUTES, BreakGlassActive, BreakGlassReasonRequired
+from opsplane.access import accounts
 from opsplane.access.operators import Operator, Person, SessionRequired
 from opsplane.access.sign_in import SYSTEM, Credentials, InvalidCredentials
 from opsplane.api import problems
+from opsplane.api.break_glass import BreakGlassOut, present
 from opsplane.api.cookies import SessionCookie
 from opsplane.api.deps import TheClient, TheDoorman, ThePlane
-from opsplane.api.rights import AnOperator, Anybody, APerson, CanBreakGlass
+from opsplane.api.rights import AnOperator, Anybody, APerson
 from opsplane.api.schemas import Body, CodeText, LoginIn, PasswordText
 from opsplane.auth import passwords, totp
-from opsplane.auth.models import BreakGlass, SystemSession
+from opsplane.auth.models import SystemSession
 from opsplane.auth.sessions import Client, Opened
 from opsplane.auth.throttle import TooManyAttempts
 from opsplane.auth.tokens import InvalidToken
 from opsplane.auth.totp import AlreadyEnrolled, NoEnrolment, WrongCode
-from opsplane.errors import InvalidInput, MissingCapability, ServiceUnavailable
+from opsplane.errors import InvalidInput, ServiceUnavailable
 from opsplane.runbooks.service import Plane
 
 ALWAYS = (InvalidToken, SessionRequired, ServiceUnavailable)
@@ -62,22 +62,6 @@ class CodeIn(Body):
     """A one-time code."""
 
     code: CodeText
-
-
-class BreakGlassIn(Body):
-    """Why break-glass is needed, and for how long."""
-
-    reason: Annotated[str, Field(max_length=100_000, description=f"1 to {emergencies.MAX_REASON} characters.")]
-    minutes: Annotated[int, Field(ge=1, le=MAX_MINUTES)] = MAX_MINUTES
-
-
-class BreakGlassOut(BaseModel):
-    """An emergency that is on."""
-
-    id: str
-    reason: str
-    started_at: datetime
-    ends_at: datetime
 
 
 class MeOut(BaseModel):
@@ -185,24 +169,6 @@ async def change_password(
     return _with_cookie(plane, opened, Response(status_code=204))
 
 
-@account.post(
-    "/break-glass",
-    responses=problems.responses(*ALWAYS, MissingCapability, BreakGlassReasonRequired, BreakGlassActive),
-)
-async def enter_break_glass(body: BreakGlassIn, who: CanBreakGlass, plane: ThePlane) -> BreakGlassOut:
-    """Enter an emergency of at most an hour; it ends by itself."""
-    async with plane.db.transaction() as tx:
-        begun = await emergencies.begin(tx.session, who.session, reason=body.reason, minutes=body.minutes, by=who.actor)
-    return _break_glass(begun)
-
-
-@account.delete("/break-glass", status_code=204, responses=problems.responses(*ALWAYS, MissingCapability))
-async def end_break_glass(who: CanBreakGlass, plane: ThePlane) -> None:
-    """End the emergency; nothing happens if there is none."""
-    async with plane.db.transaction() as tx:
-        await emergencies.end(tx.session, who.session, by=who.actor)
-
-
 def _me(who: Operator) -> MeOut:
     actor, session = who.actor, who.session
     return MeOut(
@@ -213,13 +179,7 @@ def _me(who: Operator) -> MeOut:
         second_factor=session is not None and session.second_factor,
         must_enrol=who.must_enrol,
         session_expires_at=session and session.expires_at,
-        break_glass=who.emergency and _break_glass(who.emergency),
-    )
-
-
-def _break_glass(emergency: BreakGlass) -> BreakGlassOut:
-    return BreakGlassOut(
-        id=str(emergency.id), reason=emergency.reason, started_at=emergency.started_at, ends_at=emergency.ends_at
+        break_glass=who.emergency and present(who.emergency),
     )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.api import pages, problems
 from opsplane.api.account import account
 from opsplane.api.audit import audit
+from opsplane.api.break_glass import break_glass
 from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor, id_before
 from opsplane.api.rights import CanStartRunbooks, CanViewRunbooks, CanViewRuns
 from opsplane.api.schemas import (
@@ -208,6 +209,7 @@ def build() -> FastAPI:
     problems.install(app)
     app.include_router(pages.login("system"))
     app.include_router(account)
+    app.include_router(break_glass)
     app.include_router(ops)
     app.include_router(audit)
     return app
