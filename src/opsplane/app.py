@@ -9,13 +9,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from opsplane import data, logs, migrate, runtime
 from opsplane.access.sign_in import SignIn
 from opsplane.api import admin, problems, system
-from opsplane.api.gate import AdminGate, Gate, SystemGate
+from opsplane.api.gate import AdminGate, Planes, SystemGate
 from opsplane.api.headers import SecurityHeaders
 from opsplane.api.limits import BodyLimit, RateLimit
 from opsplane.api.metrics import metrics
@@ -46,19 +45,14 @@ def build(settings: Settings) -> ASGIApp:
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     app.mount("/static", StaticFiles(directory=data.ROOT / "static"))
-    _mount(app, SystemGate(_guarded(system.build(), settings), settings))
-    _mount(app, AdminGate(_guarded(admin.build(), settings), settings))
-    limited = RateLimit(app, settings.requests_per_minute)
+    operators = SystemGate(_guarded(system.build(), settings), settings)
+    customers = AdminGate(_guarded(admin.build(), settings), settings)
+    limited = RateLimit(Planes(app, operators, customers), settings.requests_per_minute)
     return behind_proxies(SecurityHeaders(limited, https=settings.base_url.startswith("https://")), settings)
 
 
 def _guarded(app: FastAPI, settings: Settings) -> ASGIApp:
     return SameOrigin(BodyLimit(app, settings.max_body_bytes), settings.base_url)
-
-
-def _mount(app: FastAPI, gate: Gate) -> None:
-    app.mount(f"/{gate.plane}", gate)
-    app.router.routes.append(Route(f"/{gate.plane}", endpoint=gate))  # a mount does not match its own name
 
 
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:

@@ -135,7 +135,7 @@ async def test_a_browser_without_a_session_is_sent_to_the_login_from_any_path(do
     for answer in answers:
         assert answer.status_code == 303
         wanted = httpx.QueryParams(answer.next_request.url.query)["next"]  # type: ignore[union-attr]
-        assert wanted == answer.request.url.path
+        assert wanted == answer.request.url.path, "the path as it was asked for, decoded once"
         assert answer.headers["location"].startswith(f"/{plane_name}/login?next=")
     assert len({str([pair for pair in seen(a)[1] if pair[0].lower() != b"location"]) for a in answers}) == 1
 
@@ -267,4 +267,5 @@ def _may(demand: Demand, caller: Caller) -> bool:
 
 def _urls(plane_name: str) -> list[str]:
     real = sorted({one.url for one in CLOSED[plane_name]})
-    return [f"/{plane_name}", f"/{plane_name}/", *real, *(f"{url}/" for url in real), f"/{plane_name}/login/"]
+    odd = [f"/{plane_name}/a%0Ab", f"/{plane_name}/%00", f"/{plane_name}/..%2Fhealthz", f"/{plane_name}/%E2%82%AC"]
+    return [f"/{plane_name}", f"/{plane_name}/", *odd, *real, *(f"{url}/" for url in real), f"/{plane_name}/login/"]

@@ -94,6 +94,26 @@ class Gate(ABC):
         return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": location})
 
 
+class Planes:
+    """Hands every path below a plane's name to its gate, whatever is in it, and all others to the root app.
+
+    Not mounts: their patterns do not match a path with a line feed in it, which would get past the gate.
+    """
+
+    def __init__(self, root: ASGIApp, *gates: Gate) -> None:
+        self._root = root
+        self._gates = {gate.plane: gate for gate in gates}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand one request on."""
+        gate = self._gates.get(scope.get("path", "").removeprefix("/").partition("/")[0])
+        if gate is None or scope["type"] == "lifespan":
+            await self._root(scope, receive, send)
+        else:
+            below = scope.get("root_path", "") + f"/{gate.plane}"
+            await gate({**scope, "root_path": below}, receive, send)
+
+
 class SystemGate(Gate):
     """Operators, by session or by API token."""
 
