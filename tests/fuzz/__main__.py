@@ -48,7 +48,7 @@ def _drive(place: stand.Stand, tallies: dict[Way, Tally], given: argparse.Namesp
             missing = given.requests - sum(tally.requests for tally in tallies.values())
             if missing <= 0 or time.time() > ends:
                 return
-            examples = max(5, missing // OPERATIONS // (1 if turn else 3))
+            examples = max(5, min(50, missing // OPERATIONS))  # so that no way waits long for its turn
             phases, seed = (NEXT if turn else FIRST), given.seed + turn
             passes = {
                 way: pool.submit(

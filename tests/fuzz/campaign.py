@@ -40,8 +40,8 @@ class Way:
 
 
 WAYS = (
-    Way(SYSTEM, "token"), Way(SYSTEM, "session"), Way(SYSTEM, "nothing"),
-    Way(ADMIN, "session"), Way(ADMIN, "nothing"),
+    Way(ADMIN, "session"), Way(ADMIN, "nothing"), Way(SYSTEM, "nothing"),
+    Way(SYSTEM, "session"), Way(SYSTEM, "token"),
 )  # fmt: skip
 
 

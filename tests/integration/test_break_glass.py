@@ -59,6 +59,11 @@ def seconds(begun: dict[str, str]) -> float:
     return (datetime.fromisoformat(begun["ends_at"]) - datetime.fromisoformat(begun["started_at"])).total_seconds()
 
 
+@pytest.mark.parametrize("minutes", [True, "5", 0, 61, 5.5, None])
+async def test_minutes_are_a_number_from_1_to_60(client: Client, minutes: Any) -> None:
+    assert (await client.post("/system/break-glass", json=WHY | {"minutes": minutes})).status_code == 422
+
+
 @pytest.mark.parametrize("reason", ["", "   ", "x" * 501])
 async def test_it_needs_a_reason(client: Client, reason: str) -> None:
     answer = await client.post("/system/break-glass", json={"reason": reason})

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictInt
 
 from opsplane.access import emergencies
 from opsplane.access.emergencies import MAX_MINUTES, BreakGlassActive, BreakGlassReasonRequired
@@ -26,7 +26,7 @@ class BreakGlassIn(Body):
     """Why break-glass is needed, and for how long."""
 
     reason: Annotated[str, Field(max_length=100_000, description=f"1 to {emergencies.MAX_REASON} characters.")]
-    minutes: Annotated[int, Field(ge=1, le=MAX_MINUTES)] = MAX_MINUTES
+    minutes: Annotated[StrictInt, Field(ge=1, le=MAX_MINUTES)] = MAX_MINUTES
 
 
 class BreakGlassOut(BaseModel):

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StrictBool, model_validator
 
 from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
 from opsplane.runbooks.scopes import ScopeKind
@@ -72,7 +72,7 @@ class StartIn(Body):
     preflight_id: uuid.UUID | None = None
     confirmation: Annotated[str | None, Field(max_length=200)] = None
     reason: ReasonIn | None = None
-    force: bool = False
+    force: StrictBool = False
 
 
 class PreflightOut(BaseModel):
