@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from opsplane.audit import chain
+from opsplane.audit import chain, signing, spool
 from opsplane.audit import log as audit
+from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.db import new_id
@@ -157,3 +159,19 @@ async def test_a_role_that_owns_nothing_works_and_cannot_touch_the_record(plane:
         async with plane.db.transaction() as tx:
             await tx.session.execute(text(f"DROP OWNED BY {role}"))
             await tx.session.execute(text(f"DROP ROLE {role}"))
+
+
+async def test_a_command_brings_back_what_an_earlier_one_had_to_spool(plane: Plane) -> None:
+    """The host of a deploy hook may have no other process of opsplane."""
+    line = {"event": _event(), "xid": None, "occurred_at": datetime.now(UTC).isoformat()}
+    await spool.append(plane.settings, signing.spooled(plane.settings, line))
+    done = await at_a_shell(plane, "verify", "--json")
+    assert (done.returncode, json.loads(done.stdout)["waiting"]) == (0, 1), done.stderr
+    assert not spool.holds_any(plane.settings)
+
+
+def _event() -> dict[str, Any]:
+    nothing = dict.fromkeys(column.name for column in AuditEvent.__table__.columns)
+    del nothing["signature"], nothing["occurred_at"]
+    facts = {"action": "a", "plane": "system", "actor_kind": "system", "actor_display": "x", "subject_type": "t"}
+    return nothing | facts | {"id": new_id(), "details": {}}

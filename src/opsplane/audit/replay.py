@@ -25,6 +25,14 @@ UUIDS = ("id", "actor_id", "token_id", "break_glass_id", "workspace_id", "tenant
 AT_ONCE = 200  # lines in one transaction
 
 
+async def attempt(db: Database, settings: Settings) -> None:
+    """Replay, and leave for later what the database still refuses."""
+    try:
+        await replay(db, settings)
+    except Exception:
+        log.exception("audit_spool_not_replayed")
+
+
 async def replay(db: Database, settings: Settings) -> int:
     """Store what this host has spooled; returns how many events."""
     if not spool.holds_any(settings):

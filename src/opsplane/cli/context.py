@@ -11,6 +11,7 @@ import structlog
 import typer
 
 from opsplane import config, logs, migrate, runtime
+from opsplane.audit import replay
 from opsplane.auth import users
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
@@ -96,4 +97,5 @@ async def _opened(settings: Settings, act: Callable[[Plane], Awaitable[T]]) -> T
         await migrate.upgrade(settings)  # nobody else looks after an embedded server
     async with runtime.opened(settings, application="opsplane-cli") as plane:
         await runtime.require_schema(plane)
+        await replay.attempt(plane.db, plane.settings)  # no sweeper may ever run on this host
         return await act(plane)

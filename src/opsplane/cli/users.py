@@ -53,13 +53,11 @@ def list_(json_: output.AsJson = False) -> None:
             found = (await session.scalars(select(PlatformUser).order_by(PlatformUser.email))).all()
             rights = {user.id: sorted(await tokens.capabilities_of(session, user.id)) for user in found}
         if json_:
-            output.as_json([
-                {"email": user.email, "disabled": user.disabled_at is not None, "capabilities": rights[user.id]}
-                for user in found
-            ])  # fmt: skip
+            output.as_json([_shown(user, rights[user.id]) for user in found])
         else:
-            table = [(user.email, "disabled" if user.disabled_at else "", "\n".join(rights[user.id])) for user in found]
-            output.rows(("EMAIL", "", "CAPABILITIES"), table, empty="No platform user; opsplane users create EMAIL")
+            table = [(user.email, user.name, _state(user), "\n".join(rights[user.id])) for user in found]
+            headings = ("EMAIL", "NAME", "SIGNS IN", "CAPABILITIES")
+            output.rows(headings, table, empty="No platform user; opsplane users create EMAIL")
 
     context.run(act)
 
@@ -140,6 +138,22 @@ def reset_totp(email: Email, as_: context.AsUser = None) -> None:
 
     user = _change(email, "totp_reset", act, by=as_)
     output.note(f"{user.email} signs in without a code once more; in production they must enrol at once.")
+
+
+def _shown(user: PlatformUser, rights: list[str]) -> dict[str, Any]:
+    return {
+        "email": user.email,
+        "name": user.name,
+        "disabled": user.disabled_at is not None,
+        "second_factor": user.totp_confirmed_at is not None,
+        "capabilities": rights,
+    }
+
+
+def _state(user: PlatformUser) -> str:
+    if user.disabled_at is not None:
+        return "disabled"
+    return "with a code" if user.totp_confirmed_at is not None else "by password alone"
 
 
 def parse(names: list[str], *, besides: frozenset[str] = frozenset()) -> frozenset[str]:

@@ -15,8 +15,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.access import emergencies
-from opsplane.audit import chain
-from opsplane.audit import replay as audit_replay
+from opsplane.audit import chain, replay
 from opsplane.config import Settings
 from opsplane.db import Database, Transaction
 from opsplane.errors import ServiceUnavailable
@@ -63,10 +62,7 @@ async def sweep(db: Database, queue: Queue, settings: Settings) -> None:
             return  # the transaction has logged it; everything waits for the database
         except Exception:
             log.exception("sweep_step_failed", step=step.__name__)
-    try:
-        await audit_replay.replay(db, settings)
-    except Exception:
-        log.exception("sweep_step_failed", step="replay")
+    await replay.attempt(db, settings)
 
 
 async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> None:
