@@ -38,6 +38,9 @@ class Way:
     plane: str
     credential: str
 
+    def __str__(self) -> str:
+        return f"{self.plane}/{self.credential}"
+
 
 WAYS = (
     Way(ADMIN, "session"), Way(ADMIN, "nothing"), Way(SYSTEM, "nothing"),
