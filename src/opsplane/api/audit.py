@@ -21,9 +21,8 @@ DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 
 
 def _written_out(given: str) -> str:
-    if (
-        DATE_TIME.match(given) is None
-    ):  # pydantic takes numbers too, as seconds or milliseconds, whichever they look like
+    # pydantic takes numbers too, as seconds or milliseconds, whichever they look like
+    if DATE_TIME.match(given) is None:
         raise ValueError("write a date and time such as 2026-11-21T08:00:00Z")
     return given
 

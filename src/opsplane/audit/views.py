@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import signing
@@ -123,11 +123,6 @@ async def export(session: AsyncSession, wanted: Wanted) -> AsyncIterator[dict[st
     events = _events(wanted).order_by(AuditEvent.occurred_at, AuditEvent.id)
     async for row in await session.stream(events, execution_options={"yield_per": FETCH}):
         yield {name: signing.plain(value) for name, value in row._asdict().items()}
-
-
-async def count(session: AsyncSession, wanted: Wanted) -> int:
-    """How many events `export` gives."""
-    return await session.scalar(select(func.count()).select_from(AuditEvent).where(*wanted.conditions())) or 0
 
 
 def _events(wanted: Wanted) -> Select[*tuple[Any, ...]]:
