@@ -29,6 +29,7 @@ CODES = "5/5 minutes"
 REFUSALS_ON_RECORD = "1/minute"
 TIMEOUT_S = 0.25
 PAUSE_S = 2.0
+CONNECTIONS = 20
 WARN_EVERY_S = 60.0
 MAX_KEYS = 100_000
 MAX_USERNAME = 256
@@ -195,13 +196,15 @@ class _Redis:
     def __init__(self, url: str) -> None:
         pool: Any = BlockingConnectionPool  # its stub knows whole seconds only
         self._pool = pool.from_url(
-            url, max_connections=20, timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S,
+            url, max_connections=CONNECTIONS, timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
         )  # fmt: skip
         # By its pool: limits itself knows neither unix:// nor an address without a port.
         storage = RedisStorage(
             "async+redis://", implementation="redispy", key_prefix="opsplane:throttle", connection_pool=self._pool
         )
         self._windows = MovingWindowRateLimiter(storage)
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self._silent_until = 0.0
         self._warn_after = 0.0
 
@@ -224,9 +227,14 @@ class _Redis:
         await self._pool.disconnect()
 
     async def _ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer | None:
-        if not self._may_ask():
-            DEGRADED.inc()
-            return None
+        # Waiting for a turn is not Redis being slow: only from here on does the clock run against it.
+        async with self._turns:
+            if self._may_ask():
+                return await self._asked(question)
+        DEGRADED.inc()
+        return None
+
+    async def _asked(self, question: Callable[[], Awaitable[Answer]]) -> Answer | None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await question()
