@@ -23,6 +23,7 @@ from opsplane.auth.throttle import LoginThrottle, Throttles, TooManyAttempts
 from opsplane.config import Settings
 
 WHO = ("system", "192.0.2.1", "ann@ops.test")
+AT_MOST_S = 1.6 * throttle.TIMEOUT_S
 DEAD = "redis://127.0.0.1:1"
 
 
@@ -213,8 +214,8 @@ async def test_a_redis_that_is_away_neither_opens_nor_blocks(url: str) -> None:
             await alone.logins.clear(*WHO)
             assert await admitted(alone.logins, 11) == 10
     assert [passed for passed, _ in outcomes] == [True] * 10 + [False] * 3
-    assert max(took for _, took in outcomes) < 0.4
-    assert sum(took for _, took in outcomes[1:]) < 0.1
+    assert max(took for _, took in outcomes) < AT_MOST_S
+    assert sum(took for _, took in outcomes[1:]) < throttle.TIMEOUT_S
     assert degraded() - before >= 24
     assert [entry["event"] for entry in logs] == ["login_throttle_degraded"]
 
@@ -225,11 +226,11 @@ async def test_a_stalled_redis_costs_one_attempt_a_moment_and_forgets_nothing(ow
         with stalled(own_redis):
             outcomes = [await timed(lambda: throttles.logins.hit(*WHO)) for _ in range(10)]
             assert [passed for passed, _ in outcomes] == [True] * 3 + [False] * 7
-            assert max(took for _, took in outcomes) < 0.4
-            assert sum(took for _, took in outcomes[1:]) < 0.1
+            assert max(took for _, took in outcomes) < AT_MOST_S
+            assert sum(took for _, took in outcomes[1:]) < throttle.TIMEOUT_S
             crowd = await asyncio.gather(*(timed(lambda: throttles.logins.hit(*WHO[:2], "bob")) for _ in range(200)))
             assert sum(passed for passed, _ in crowd) == 10
-            assert max(took for _, took in crowd) < 0.4
+            assert max(took for _, took in crowd) < AT_MOST_S
 
 
 async def test_while_it_is_stalled_one_attempt_in_two_seconds_looks_for_it(own_redis: str) -> None:
@@ -239,8 +240,8 @@ async def test_while_it_is_stalled_one_attempt_in_two_seconds_looks_for_it(own_r
             await asyncio.sleep(throttle.PAUSE_S)
             crowd = await asyncio.gather(*(timed(lambda: throttles.codes.hit("b")) for _ in range(20)))
             *others, scout = sorted(took for _, took in crowd)
-            assert scout > 0.2
-            assert max(others) < 0.1
+            assert scout > 0.8 * throttle.TIMEOUT_S
+            assert max(others) < 0.5 * throttle.TIMEOUT_S
         before = degraded()
         await asyncio.sleep(throttle.PAUSE_S + 0.1)
         async with Throttles(own_redis) as other_process:
@@ -252,7 +253,7 @@ async def test_while_it_is_stalled_one_attempt_in_two_seconds_looks_for_it(own_r
 async def test_a_redis_that_drips_its_answers_is_as_good_as_stalled() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65_536):
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.6 * throttle.TIMEOUT_S)
             writer.write(b"+OK\r\n")
         writer.close()
 
@@ -260,7 +261,7 @@ async def test_a_redis_that_drips_its_answers_is_as_good_as_stalled() -> None:
     async with server, Throttles(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as throttles:
         outcomes = [await timed(lambda: throttles.logins.hit(*WHO)) for _ in range(11)]
     assert [passed for passed, _ in outcomes] == [True] * 10 + [False]
-    assert max(took for _, took in outcomes) < 0.4
+    assert max(took for _, took in outcomes) < AT_MOST_S
 
 
 async def test_an_outage_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +280,7 @@ async def test_a_redis_that_is_killed_is_replaced_by_memory(own_redis: str) -> N
         os.kill(pid_of(own_redis), signal.SIGKILL)
         outcomes = [await timed(lambda: throttles.logins.hit(*WHO)) for _ in range(5)]
     assert [passed for passed, _ in outcomes] == [True] * 3 + [False] * 2
-    assert max(took for _, took in outcomes) < 0.4
+    assert max(took for _, took in outcomes) < AT_MOST_S
 
 
 async def test_a_success_during_an_outage_clears_what_this_process_knows(own_redis: str) -> None:
