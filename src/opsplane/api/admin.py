@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
 
-from opsplane.api import pages, problems
-from opsplane.api.admin_schemas import FindingPage, FindingQuery, OperationPage, OperationQuery
+from opsplane.api import problems
+from opsplane.api.admin_schemas import FindingPage, OperationPage
 from opsplane.api.deps import ThePlane, encode_cursor, id_before
 from opsplane.api.member_account import member_account
+from opsplane.api.queries import FindingQuery, OperationQuery
 from opsplane.api.rights import CanViewFindings, CanViewOperations
 from opsplane.auth.members import Member, NothingHere, RoleTooWeak
 from opsplane.auth.roles import Role
@@ -76,7 +77,6 @@ def build() -> FastAPI:
         servers=[{"url": "/admin"}],
     )
     problems.install(app)
-    app.include_router(pages.login("admin"))
     app.include_router(member_account)
     app.include_router(admin)
     return app

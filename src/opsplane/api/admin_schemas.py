@@ -1,26 +1,9 @@
-"""Queries and pages of the admin API."""
+"""Pages of the admin API."""
 
-from typing import Annotated
+from pydantic import BaseModel, ConfigDict
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from opsplane.findings.views import FindingFilter, FindingOut
-from opsplane.runs.operations import OperationFilter, OperationOut
-
-
-class Page(BaseModel):
-    """Where a page begins and how long it is."""
-
-    cursor: Annotated[str | None, Field(max_length=500, description="`next_cursor` of the page before.")] = None
-    limit: Annotated[int, Field(ge=1, le=200, description="Rows in this page.")] = 50
-
-
-class FindingQuery(FindingFilter, Page):
-    """A page of the findings that match."""
-
-
-class OperationQuery(OperationFilter, Page):
-    """A page of the operations that match."""
+from opsplane.findings.views import FindingOut
+from opsplane.runs.operations import OperationOut
 
 
 class FindingPage(BaseModel):

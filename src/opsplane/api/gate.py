@@ -16,6 +16,7 @@ from opsplane.access import operators
 from opsplane.access.operators import Operator
 from opsplane.api import problems
 from opsplane.api.cookies import SessionCookie
+from opsplane.api.navigation import is_navigation
 from opsplane.auth import members, sessions
 from opsplane.auth.models import AdminSession, SystemSession
 from opsplane.config import Settings
@@ -66,7 +67,7 @@ class Gate(ABC):
     async def _answer(self, connection: HTTPConnection) -> ASGIApp:
         if self._is_login(connection) or await self._admit(connection):
             return self._app
-        if _is_navigation(connection) and not await self._is_foreign(connection):
+        if is_navigation(connection.scope) and not await self._is_foreign(connection):
             return self._to_login(connection)
         return problems.not_found()
 
@@ -85,7 +86,7 @@ class Gate(ABC):
     def _is_login(self, connection: HTTPConnection) -> bool:
         if connection.scope["path"] != self._login:
             return False
-        return connection.scope["method"] == "POST" or _is_navigation(connection)
+        return connection.scope["method"] == "POST" or is_navigation(connection.scope)
 
     def _to_login(self, connection: HTTPConnection) -> Response:
         query = connection.scope["query_string"].decode("latin-1")
@@ -160,10 +161,6 @@ async def _defect(connection: HTTPConnection, error: Exception) -> Response:
 def _plane(connection: HTTPConnection) -> Plane:
     found: Plane = connection.state.plane
     return found
-
-
-def _is_navigation(connection: HTTPConnection) -> bool:
-    return connection.scope["method"] == "GET" and "text/html" in connection.headers.get("accept", "")
 
 
 def bearer(connection: HTTPConnection) -> str | None:

@@ -84,10 +84,26 @@ def defect() -> ProblemResponse:
 
 def install(app: FastAPI) -> None:
     """Map refusals, HTTP errors, bad requests and defects; a mounted app ignores its parent's handlers."""
-    app.add_exception_handler(OpsplaneError, _refusal)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _bad_request)
-    app.add_exception_handler(Exception, _defect)
+
+    async def answer(request: Request, error: Exception) -> ProblemResponse:
+        return of(request, error)
+
+    for kind in (OpsplaneError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def of(request: Request, error: Exception) -> ProblemResponse:
+    """The problem document for whatever a route raised; what nobody foresaw is logged."""
+    match error:
+        case OpsplaneError():
+            return refused(error)
+        case HTTPException():
+            return _http_error(error)
+        case RequestValidationError():
+            return _bad_request(error)
+        case _:
+            log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
+            return defect()
 
 
 def responses(*refusals: type[OpsplaneError]) -> dict[int | str, dict[str, Any]]:
@@ -108,13 +124,7 @@ def _documented(status: int, codes: list[str]) -> dict[str, Any]:
     return answer | ({"headers": RETRY_AFTER} if status in PASSING else {})
 
 
-async def _refusal(_request: Request, error: Exception) -> ProblemResponse:
-    assert isinstance(error, OpsplaneError)
-    return refused(error)
-
-
-async def _http_error(_request: Request, error: Exception) -> ProblemResponse:
-    assert isinstance(error, HTTPException)
+def _http_error(error: HTTPException) -> ProblemResponse:
     if error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
         return not_found()
     status = HTTPStatus(error.status_code)
@@ -123,8 +133,7 @@ async def _http_error(_request: Request, error: Exception) -> ProblemResponse:
     return problem(status, status.phrase.lower().replace(" ", "_"), str(error.detail))
 
 
-async def _bad_request(_request: Request, error: Exception) -> ProblemResponse:
-    assert isinstance(error, RequestValidationError)
+def _bad_request(error: RequestValidationError) -> ProblemResponse:
     errors = [_field(entry) for entry in error.errors()]
     detail = "; ".join(f"{entry['pointer']}: {entry['detail']}" for entry in errors[:3])
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=errors)
@@ -134,8 +143,3 @@ def _field(entry: Mapping[str, Any]) -> dict[str, str]:
     # The input itself is never echoed: it may be a secret, and it may be markup.
     pointer = "/" + "/".join(str(part) for part in entry["loc"])
     return {"pointer": pointer, "detail": str(entry["msg"])}
-
-
-async def _defect(request: Request, error: Exception) -> ProblemResponse:
-    log.error("unexpected_error", path=request.url.path, method=request.method, exc_info=error)
-    return defect()

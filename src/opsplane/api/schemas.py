@@ -8,8 +8,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, St
 
 from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
 from opsplane.runbooks.scopes import ScopeKind
-from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import ItemOut, RunOut, ScopeOut
+from opsplane.runs.briefs import RunBrief
+from opsplane.runs.item_views import ItemOut
+from opsplane.runs.views import RunOut, ScopeOut
 
 
 class Body(BaseModel):
@@ -91,18 +92,8 @@ class PreflightOut(BaseModel):
     expires_at: datetime
 
 
-class LastRunOut(BaseModel):
-    """The newest run of a runbook."""
-
-    id: uuid.UUID
-    status: Status
-    outcome: Outcome
-    created_at: datetime
-    view_url: str
-
-
 class RunbookOut(BaseModel):
-    """A runbook and what starting it takes."""
+    """A runbook, what starting it takes, and the runs of its lock group that hold their scopes now."""
 
     id: str
     version: int
@@ -112,7 +103,8 @@ class RunbookOut(BaseModel):
     confirmation_phrase: str
     capability: str
     on_deploy: bool
-    last_run: LastRunOut | None
+    last_run: RunBrief | None
+    active_runs: list[RunBrief]
 
 
 class TenantOut(BaseModel):

@@ -1,20 +1,21 @@
 """The system plane: runbooks, preflights, runs and tenants over JSON."""
 
 import uuid
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Self
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.api import pages, problems
+from opsplane.api import problems, queries
 from opsplane.api.account import account
 from opsplane.api.audit import audit
 from opsplane.api.break_glass import break_glass
 from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor, id_before
+from opsplane.api.queries import ItemQuery, RunQuery
 from opsplane.api.rights import CanStartRunbooks, CanViewRunbooks, CanViewRuns
 from opsplane.api.schemas import (
     ItemPage,
-    LastRunOut,
     PreflightIn,
     PreflightOut,
     RunbookOut,
@@ -37,9 +38,8 @@ from opsplane.runbooks.reasons import ReasonRequired
 from opsplane.runbooks.registry import RunbookNotFound
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runbooks.service import ConfirmationMismatch, NothingToDo, Plane, Source, StartOrder
-from opsplane.runs import views
-from opsplane.runs.models import OperationRun
-from opsplane.runs.states import Outcome, Status
+from opsplane.runs import briefs, item_views, views
+from opsplane.runs.briefs import RunBrief
 from opsplane.runs.views import RunOut, ScopeOut
 from opsplane.tenants import universe
 from opsplane.tenants.models import Tenant
@@ -56,9 +56,8 @@ ops = APIRouter(prefix="/ops")
 async def list_runbooks(who: CanViewRunbooks, plane: ThePlane) -> RunbookPage:
     """Every runbook with its last run."""
     async with plane.db.reading() as session:
-        last = await views.last_runs(session)
-    items = [_runbook(plane, runbook, last.get(runbook.key)) for runbook in registry.every()]
-    return RunbookPage(items=items, next_cursor=None)
+        runs = await _Runs.read(session, plane)
+    return RunbookPage(items=[runs.of(runbook) for runbook in registry.every()], next_cursor=None)
 
 
 @ops.get("/runbooks/{key}", responses=problems.responses(*ALWAYS, RunbookNotFound))
@@ -66,8 +65,7 @@ async def show_runbook(key: str, who: CanViewRunbooks, plane: ThePlane) -> Runbo
     """One runbook with its last run."""
     runbook = registry.find(key)
     async with plane.db.reading() as session:
-        last = await views.last_runs(session)
-    return _runbook(plane, runbook, last.get(key))
+        return (await _Runs.read(session, plane)).of(runbook)
 
 
 @ops.post(
@@ -127,28 +125,19 @@ async def start_runbook(
 
 
 @ops.get("/runs", responses=problems.responses(*ALWAYS, InvalidInput, TenantNotAllowed))
-async def list_runs(
-    who: CanViewRuns,
-    plane: ThePlane,
-    runbook: Annotated[str | None, Query(max_length=200)] = None,
-    status: Status | None = None,
-    outcome: Outcome | None = None,
-    tenant: Annotated[str | None, Query(max_length=200, description="Id or external id.")] = None,
-    source: Source | None = None,
-    cursor: Cursor = None,
-    limit: Limit = 50,
-) -> RunPage:
+async def list_runs(who: CanViewRuns, plane: ThePlane, query: Annotated[RunQuery, Query()]) -> RunPage:
     """Runs, newest first."""
-    before = id_before(cursor)
+    before = id_before(query.cursor)
     async with plane.db.reading() as session:
-        tenant_id = await _tenant_id(session, tenant)
         runs = views.newest_first(
-            runbook=runbook, status=status, outcome=outcome, tenant_id=tenant_id, source=source, before=before,
-            limit=limit + 1,
+            runbook=query.runbook, status=query.status, outcome=query.outcome,
+            tenant_id=await _tenant_id(session, query.tenant), source=query.source, within=queries.since(query.since),
+            before=before, limit=query.limit + 1,
         )  # fmt: skip
         found = await views.page(session, runs, base_url=plane.settings.base_url)
-    more = len(found) > limit
-    return RunPage(items=found[:limit], next_cursor=encode_cursor(found[limit - 1].id) if more else None)
+    more = len(found) > query.limit
+    last = found[: query.limit][-1:]
+    return RunPage(items=found[: query.limit], next_cursor=encode_cursor(last[0].id) if more else None)
 
 
 @ops.get("/runs/{run_id}", responses=problems.responses(*ALWAYS, NotFound))
@@ -160,17 +149,15 @@ async def show_run(run_id: uuid.UUID, who: CanViewRuns, plane: ThePlane) -> RunO
 
 @ops.get("/runs/{run_id}/items", responses=problems.responses(*ALWAYS, NotFound, InvalidInput))
 async def list_items(
-    run_id: uuid.UUID, who: CanViewRuns, plane: ThePlane, cursor: Cursor = None, limit: Limit = 50
+    run_id: uuid.UUID, who: CanViewRuns, plane: ThePlane, query: Annotated[ItemQuery, Query()]
 ) -> ItemPage:
     """The run's items, one a tenant, in their order of work."""
-    after = _as_int(decode_cursor(cursor))
+    after = _as_int(decode_cursor(query.cursor))
     async with plane.db.reading() as session:
-        rows = await views.items_page(session, run_id, after=after, limit=limit + 1)
-    more = len(rows) > limit
-    return ItemPage(
-        items=[views.present_item(item, external_id) for item, external_id in rows[:limit]],
-        next_cursor=encode_cursor(rows[limit - 1][0].ordinal) if more else None,
-    )
+        items = await item_views.page(session, run_id, state=query.state, after=after, limit=query.limit + 1)
+    more = len(items) > query.limit
+    last = items[: query.limit][-1:]
+    return ItemPage(items=items[: query.limit], next_cursor=encode_cursor(last[0].ordinal) if more else None)
 
 
 @ops.get("/tenants", responses=problems.responses(*ALWAYS, InvalidInput))
@@ -207,7 +194,6 @@ def build() -> FastAPI:
         servers=[{"url": "/system"}],
     )
     problems.install(app)
-    app.include_router(pages.login("system"))
     app.include_router(account)
     app.include_router(break_glass)
     app.include_router(ops)
@@ -228,28 +214,32 @@ def _source(who: Actor) -> Source:
     return Source.SYSTEM_UI if who.kind is ActorKind.PLATFORM_USER else Source.API
 
 
-def _runbook(plane: Plane, runbook: Runbook, last: OperationRun | None) -> RunbookOut:
-    return RunbookOut(
-        id=runbook.key,
-        version=runbook.version,
-        title=runbook.title,
-        description=runbook.description,
-        scopes=list(ScopeKind),
-        confirmation_phrase=runbook.confirmation_phrase,
-        capability=runbook.capability,
-        on_deploy=runbook.on_deploy,
-        last_run=last and _last_run(plane, last),
-    )
+@dataclass(frozen=True)
+class _Runs:
+    last: dict[str, RunBrief]
+    active: list[RunBrief]
 
+    @classmethod
+    async def read(cls, session: AsyncSession, plane: Plane) -> Self:
+        base_url = plane.settings.base_url
+        return cls(
+            await briefs.last_runs(session, base_url=base_url), await briefs.active_runs(session, base_url=base_url)
+        )
 
-def _last_run(plane: Plane, run: OperationRun) -> LastRunOut:
-    return LastRunOut(
-        id=run.id,
-        status=Status(run.status),
-        outcome=Outcome(run.outcome),
-        created_at=run.created_at,
-        view_url=views.view_url(plane.settings.base_url, run.id),
-    )
+    def of(self, runbook: Runbook) -> RunbookOut:
+        group = runbook.lock_group or runbook.key
+        return RunbookOut(
+            id=runbook.key,
+            version=runbook.version,
+            title=runbook.title,
+            description=runbook.description,
+            scopes=list(ScopeKind),
+            confirmation_phrase=runbook.confirmation_phrase,
+            capability=runbook.capability,
+            on_deploy=runbook.on_deploy,
+            last_run=self.last.get(runbook.key),
+            active_runs=[run for run in self.active if run.lock_group == group],
+        )
 
 
 async def _tenant_id(session: AsyncSession, tenant: str | None) -> uuid.UUID | None:

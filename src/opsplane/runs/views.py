@@ -1,21 +1,19 @@
 """What REST and the CLI show of a run: the same words and numbers everywhere."""
 
 import uuid
-from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, Select, func, select
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.errors import NotFound
 from opsplane.runbooks import registry
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runs import summary
-from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
-from opsplane.runs.states import ItemState, Outcome, Status
+from opsplane.runs.models import OperationRun, OperationRunFailure
+from opsplane.runs.states import Outcome, Status
 from opsplane.tenants.models import Tenant
 
 MAX_FAILURES = 100
@@ -102,20 +100,6 @@ class RunOut(BaseModel):
     view_url: str
 
 
-class ItemOut(BaseModel):
-    """One tenant's part of a run."""
-
-    tenant_id: uuid.UUID | None
-    tenant_external_id: str | None
-    state: ItemState
-    updated_count: int
-    error_count: int
-    attempts: int
-    lost_count: int
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
 class RunNotFound(NotFound):
     """No run has this id."""
 
@@ -142,14 +126,6 @@ async def show(session: AsyncSession, run_id: uuid.UUID, *, base_url: str) -> Ru
     return _present(row, counts, await _failures(session, run), base_url=base_url)
 
 
-async def last_runs(session: AsyncSession) -> dict[str, OperationRun]:
-    """The newest run of every type that ever ran."""
-    newest = (
-        select(OperationRun).ext(distinct_on(OperationRun.type)).order_by(OperationRun.type, OperationRun.id.desc())
-    )
-    return {run.type: run for run in await session.scalars(newest)}
-
-
 async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_url: str) -> list[RunOut]:
     """Runs as a list shows them, without failures; only those that go on are counted anew, and those are few."""
     rows = (await session.execute(runs)).all()
@@ -164,6 +140,7 @@ def newest_first(
     outcome: Outcome | None = None,
     tenant_id: uuid.UUID | None = None,
     source: str | None = None,
+    within: timedelta | None = None,
     before: uuid.UUID | None = None,
     limit: int,
 ) -> Select[*tuple[Any, ...]]:
@@ -179,44 +156,9 @@ def newest_first(
     for column, wanted in filters.items():
         if wanted is not None:
             runs = runs.where(column == wanted)
+    if within is not None:
+        runs = runs.where(OperationRun.created_at > func.clock_timestamp() - within)
     return runs if before is None else runs.where(OperationRun.id < before)
-
-
-async def items_page(
-    session: AsyncSession, run_id: uuid.UUID, *, after: int | None, limit: int
-) -> Sequence[Row[OperationRunItem, str]]:
-    """Items in their order of work, as (item, external id of the tenant).
-
-    Raises:
-        NotFound: there is no such run (404).
-    """
-    if await session.get(OperationRun, run_id) is None:
-        raise RunNotFound(run_id)
-    items = (
-        select(OperationRunItem, Tenant.external_id)
-        .outerjoin(Tenant, Tenant.id == OperationRunItem.tenant_id)
-        .where(OperationRunItem.run_id == run_id)
-        .order_by(OperationRunItem.ordinal)
-        .limit(limit)
-    )
-    if after is not None:
-        items = items.where(OperationRunItem.ordinal > after)
-    return (await session.execute(items)).all()
-
-
-def present_item(item: OperationRunItem, external_id: str | None) -> ItemOut:
-    """One item."""
-    return ItemOut(
-        tenant_id=item.tenant_id,
-        tenant_external_id=external_id,
-        state=ItemState(item.state),
-        updated_count=item.updated_count,
-        error_count=item.error_count,
-        attempts=item.attempts,
-        lost_count=item.lost_count,
-        started_at=item.started_at,
-        finished_at=item.finished_at,
-    )
 
 
 def _runs() -> Select[*tuple[Any, ...]]:

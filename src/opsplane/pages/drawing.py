@@ -1,0 +1,62 @@
+"""Pictures of a run as SVG path data: few elements, however many tenants there are."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CELL = 10
+COLUMNS = 100
+NARROWEST = 25
+LINE_WIDTH, LINE_HEIGHT = 100, 32
+
+# Each state has a shape of its own, so that nobody has to tell colours apart; the page's script reads them here.
+SHAPES = {
+    "p": ("Pending", "gray", "m4 4h2v2h-2z"),
+    "r": ("Running", "blue", "m5 1l4 4l-4 4l-4-4z"),
+    "s": ("Repaired", "green", "m1 1h8v8h-8z"),
+    "k": ("Nothing to repair", "gray", "m1 4h8v2h-8z"),
+    "f": ("Failed", "red", "m1 2.5l1.5-1.5l2.5 2.5l2.5-2.5l1.5 1.5l-2.5 2.5l2.5 2.5l-1.5 1.5l-2.5-2.5l-2.5 2.5l-1.5-1.5l2.5-2.5z"),
+    "c": ("Cancelled", "gray", "m1 1h8v8h-8zm2 2v4h4v-4z"),
+}  # fmt: skip
+STATES = {"p": "pending", "r": "running", "s": "succeeded", "k": "skipped", "f": "failed", "c": "cancelled"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every tenant as a cell: one path for each state, in a box of `width` by `height`."""
+
+    columns: int
+    width: int
+    height: int
+    paths: dict[str, str]
+    counts: dict[str, int]
+
+
+def grid(cells: str) -> Grid:
+    """Draw a run's cells, row by row; few of them make few columns, so that they stay large enough to see."""
+    columns = max(NARROWEST, min(COLUMNS, round((len(cells) * 4) ** 0.5)))
+    paths = defaultdict(list)
+    for place, state in enumerate(cells):
+        row, column = divmod(place, columns)
+        paths[state].append(f"M{column * CELL} {row * CELL}{SHAPES[state][2]}")
+    rows = -(-len(cells) // columns)
+    return Grid(
+        columns=columns,
+        width=columns * CELL,
+        height=max(rows, 1) * CELL,
+        paths={state: "".join(parts) for state, parts in paths.items()},
+        counts={state: len(parts) for state, parts in paths.items()},
+    )
+
+
+def line(points: Sequence[int]) -> str:
+    """An area below a line, scaled to its highest point; nothing to draw below two points."""
+    highest = max(points, default=0)
+    if len(points) < 2 or not highest:
+        return ""
+    step = LINE_WIDTH / (len(points) - 1)
+    drawn = (
+        f"L{round(place * step, 2):g} {round(LINE_HEIGHT * (1 - value / highest), 2):g}"
+        for place, value in enumerate(points)
+    )
+    return f"M0 {LINE_HEIGHT}{''.join(drawn)}L{LINE_WIDTH} {LINE_HEIGHT}"

@@ -1,0 +1,46 @@
+"""An app of pages beside an app of JSON: navigations get pages, everything else gets JSON, at the same addresses."""
+
+import json
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from opsplane.api import problems
+from opsplane.api.navigation import is_navigation
+from opsplane.errors import OpsplaneError
+from opsplane.pages import rendering
+from opsplane.pages.shell import Shell
+
+
+class ByAccept:
+    """Hands navigations to the pages of a plane, and everything else to its API."""
+
+    def __init__(self, pages: ASGIApp, api: ASGIApp) -> None:
+        self._pages, self._api = pages, api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand one request on."""
+        app = self._pages if scope["type"] == "http" and is_navigation(scope) else self._api
+        await app(scope, receive, send)
+
+
+def build(*routers: APIRouter, shell: Callable[[Request], Shell]) -> FastAPI:
+    """The pages of one plane; whatever is refused is a page too."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    for router in routers:
+        app.include_router(router)
+
+    async def refusal(request: Request, error: Exception) -> HTMLResponse:
+        answer = problems.of(request, error)
+        frame = shell(request) if hasattr(request.state, "operator") or hasattr(request.state, "member") else None
+        shown = rendering.page("error.html", answer.status_code, shell=frame, problem=json.loads(bytes(answer.body)))
+        shown.headers.update({name: value for name, value in answer.headers.items() if name == "retry-after"})
+        return shown
+
+    for kind in (OpsplaneError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, refusal)
+    return app

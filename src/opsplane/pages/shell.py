@@ -1,0 +1,118 @@
+"""What surrounds every page: who is signed in, where they may go, how they like it, and whether it is an emergency."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Self
+
+from fastapi import Depends, Request
+from fastapi.responses import HTMLResponse
+
+from opsplane.access.operators import Operator
+from opsplane.api.break_glass import BreakGlassOut, present
+from opsplane.auth.capabilities import Capability
+from opsplane.auth.members import Member
+from opsplane.auth.models import AdminSession, SystemSession
+from opsplane.config import Settings
+from opsplane.pages import rendering
+
+LIST_PAGES = "/spec.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """An entry of the navigation; `key` is what follows `g` on the keyboard."""
+
+    path: str
+    label: str
+    icon: str
+    key: str
+    needs: str | None = None
+
+
+SYSTEM = (
+    Place("/system/ops/runbooks", "Runbooks", "book-open", "b", Capability.RUNBOOKS_VIEW),
+    Place("/system/ops/runs", "Runs", "queue-list", "r", Capability.OPS_VIEW),
+    Place("/system/audit", "Audit", "shield-check", "a", Capability.AUDIT_VIEW),
+)
+ADMIN = (
+    Place("/admin/findings", "Findings", "bug-ant", "f"),
+    Place("/admin/operations", "Operations", "queue-list", "o"),
+)
+
+
+@dataclass(frozen=True)
+class Liking:
+    """How this browser wants its pages; kept in cookies, so that the first paint is right already."""
+
+    theme: str
+    zone: str
+
+    @classmethod
+    def of(cls, cookies: Mapping[str, str]) -> Self:
+        """What the cookies say, if it is something we know."""
+        theme, zone = cookies.get("opsplane_theme", ""), cookies.get("opsplane_zone", "")
+        return cls(theme if theme in {"light", "dark"} else "", zone if zone == "utc" else "local")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """The frame of a page of one plane, for one person, at one request."""
+
+    plane: str
+    path: str
+    liking: Liking
+    who: str
+    places: tuple[Place, ...]
+    ends_in_s: int
+    capabilities: frozenset[str] = frozenset()
+    emergency: BreakGlassOut | None = None
+
+    @property
+    def may_break_glass(self) -> bool:
+        """Whether to offer the way into an emergency."""
+        return Capability.BREAK_GLASS in self.capabilities
+
+    def page(self, template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
+        """A page within this frame."""
+        return rendering.page(f"{template}", status, shell=self, **context)
+
+
+def system_shell(request: Request) -> Shell:
+    """The frame for an operator; an API token that asks for pages gets one too."""
+    operator: Operator = request.state.operator
+    settings: Settings = request.state.plane.settings
+    held = operator.actor.capabilities
+    return Shell(
+        plane="system",
+        path=request.scope["path"],
+        liking=Liking.of(request.cookies),
+        who=operator.actor.display,
+        places=tuple(place for place in SYSTEM if held is None or place.needs in held),
+        ends_in_s=_ends_in_s(operator.session, settings.system_idle_s) if operator.session else settings.system_idle_s,
+        capabilities=frozenset(held or ()),
+        emergency=operator.emergency and present(operator.emergency),
+    )
+
+
+def admin_shell(request: Request) -> Shell:
+    """The frame for a tenant user."""
+    member: Member = request.state.member
+    return Shell(
+        plane="admin",
+        path=request.scope["path"],
+        liking=Liking.of(request.cookies),
+        who=member.email,
+        places=ADMIN,
+        ends_in_s=_ends_in_s(request.state.session, request.state.plane.settings.admin_idle_s),
+    )
+
+
+def _ends_in_s(session: SystemSession | AdminSession, idle_s: int) -> int:
+    """When the session ends if nothing more is asked, as far as this process's clock can tell."""
+    return max(0, min(idle_s, int((session.expires_at - datetime.now(UTC)).total_seconds())))
+
+
+SystemShell = Annotated[Shell, Depends(system_shell)]
+AdminShell = Annotated[Shell, Depends(admin_shell)]

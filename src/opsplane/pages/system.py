@@ -1,0 +1,89 @@
+"""The operators' pages: each asks the JSON endpoint of its address, and shows what that answered."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Query
+from fastapi.responses import HTMLResponse
+
+from opsplane.api import audit, live
+from opsplane.api import system as api
+from opsplane.api.deps import ThePlane
+from opsplane.api.queries import AGO, AuditQuery, ItemQuery, RunQuery
+from opsplane.api.rights import CanViewAudit, CanViewRunbooks, CanViewRuns
+from opsplane.auth.capabilities import Capability
+from opsplane.pages import drawing, planes
+from opsplane.pages.login import login
+from opsplane.pages.shell import SystemShell, system_shell
+from opsplane.runbooks import registry
+from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
+from opsplane.runbooks.service import Source
+from opsplane.runs.states import Outcome, Status
+
+pages = APIRouter()
+
+
+@pages.get("/ops/runbooks")
+async def runbooks(who: CanViewRunbooks, plane: ThePlane, shell: SystemShell) -> HTMLResponse:
+    """Every runbook as a card, from which it is three clicks to a run."""
+    found = await api.list_runbooks(who, plane)
+    return shell.page(
+        "system/runbooks.html",
+        runbooks=found.items,
+        may_run={item.id: shell.may(Capability.RUNBOOKS_RUN, item.capability) for item in found.items},
+        reasons=list(ReasonCode),
+        max_reason=MAX_TEXT,
+    )
+
+
+@pages.get("/ops/runs")
+async def runs(
+    who: CanViewRuns, plane: ThePlane, shell: SystemShell, query: Annotated[RunQuery, Query()]
+) -> HTMLResponse:
+    """Runs, newest first."""
+    found = await api.list_runs(who, plane, query)
+    choices = {
+        "runbook": {runbook.key: runbook.title for runbook in registry.every()},
+        "status": list(Status),
+        "outcome": list(Outcome),
+        "source": list(Source),
+        "since": list(AGO),
+    }
+    return shell.page(
+        "system/runs.html", runs=found.items, next_cursor=found.next_cursor, query=query, choices=choices
+    )
+
+
+@pages.get("/ops/runs/{run_id}")
+async def run(
+    run_id: uuid.UUID, who: CanViewRuns, plane: ThePlane, shell: SystemShell, query: Annotated[ItemQuery, Query()]
+) -> HTMLResponse:
+    """One run, live while it goes on."""
+    shown = await api.show_run(run_id, who, plane)
+    figures = await live.show_figures(run_id, who, plane)
+    items = await api.list_items(run_id, who, plane, query)
+    return shell.page(
+        "system/run.html",
+        run=shown,
+        figures=figures,
+        grid=drawing.grid(figures.cells),
+        line=drawing.line(figures.throughput),
+        items=items.items,
+        next_cursor=items.next_cursor,
+        query=query,
+        may_view_audit=shell.may(Capability.AUDIT_VIEW),
+    )
+
+
+@pages.get("/audit")
+async def record(
+    who: CanViewAudit, plane: ThePlane, shell: SystemShell, query: Annotated[AuditQuery, Query()]
+) -> HTMLResponse:
+    """What happened, newest first."""
+    found = await audit.list_events(who, plane, query)
+    return shell.page("system/audit.html", events=found.items, next_cursor=found.next_cursor, query=query)
+
+
+def build() -> FastAPI:
+    """The pages of the system plane, without its gate."""
+    return planes.build(login("system"), pages, shell=system_shell)
