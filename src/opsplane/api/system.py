@@ -12,6 +12,7 @@ from opsplane.api.account import account
 from opsplane.api.audit import audit
 from opsplane.api.break_glass import break_glass
 from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor, id_before
+from opsplane.api.live import live
 from opsplane.api.queries import ItemQuery, RunQuery
 from opsplane.api.rights import CanStartRunbooks, CanViewRunbooks, CanViewRuns
 from opsplane.api.schemas import (
@@ -197,6 +198,7 @@ def build() -> FastAPI:
     app.include_router(account)
     app.include_router(break_glass)
     app.include_router(ops)
+    app.include_router(live)
     app.include_router(audit)
     return app
 
