@@ -8,10 +8,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from opsplane import data, logs, migrate, runtime
+from opsplane import logs, migrate, runtime
 from opsplane.access.sign_in import SignIn
 from opsplane.api import admin, problems, system
 from opsplane.api.gate import AdminGate, Planes, SystemGate
@@ -19,13 +19,16 @@ from opsplane.api.headers import SecurityHeaders
 from opsplane.api.limits import BodyLimit, RateLimit
 from opsplane.api.metrics import metrics
 from opsplane.api.origin import SameOrigin
-from opsplane.api.pages import TEMPLATES
 from opsplane.api.proxies import behind_proxies
 from opsplane.auth.passwords import Passwords
 from opsplane.auth.throttle import Throttles
 from opsplane.config import Environment, Settings
 from opsplane.db import new_id
 from opsplane.errors import ServiceUnavailable
+from opsplane.pages import admin as admin_pages
+from opsplane.pages import assets, planes, rendering
+from opsplane.pages import system as system_pages
+from opsplane.pages.shell import Liking
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes, sweeper
 
@@ -44,14 +47,15 @@ def build(settings: Settings) -> ASGIApp:
     app.add_route("/metrics", metrics, methods=["GET"])
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
-    app.mount("/static", StaticFiles(directory=data.ROOT / "static"))
-    operators = SystemGate(_guarded(system.build(), settings), settings)
-    customers = AdminGate(_guarded(admin.build(), settings), settings)
+    assets.mount(app)
+    operators = SystemGate(_guarded(planes.ByAccept(system_pages.build(), system.build()), settings), settings)
+    customers = AdminGate(_guarded(planes.ByAccept(admin_pages.build(), admin.build()), settings), settings)
     limited = RateLimit(Planes(app, operators, customers), settings.requests_per_minute)
-    return behind_proxies(SecurityHeaders(limited, https=settings.base_url.startswith("https://")), settings)
+    headers = SecurityHeaders(GZipMiddleware(limited), https=settings.base_url.startswith("https://"))
+    return behind_proxies(headers, settings)
 
 
-def _guarded(app: FastAPI, settings: Settings) -> ASGIApp:
+def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
     return SameOrigin(BodyLimit(app, settings.max_body_bytes), settings.base_url)
 
 
@@ -99,7 +103,7 @@ async def readyz(request: Request) -> JSONResponse:
 async def welcome(request: Request) -> HTMLResponse:
     """What a developer sees who opens the address in a browser; in production there is nothing here."""
     state = await _state(request.state.plane)
-    return HTMLResponse(TEMPLATES.get_template("welcome.html").render(state=state))
+    return rendering.page("welcome.html", state=state, liking=Liking.of(request.cookies))
 
 
 async def _state(plane: Plane) -> dict[str, Any]:

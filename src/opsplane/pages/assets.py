@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import cache
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
@@ -76,8 +76,8 @@ def _keep(release: str) -> str:
 
 
 def _symbol(name: str) -> str:
-    drawn = ElementTree.fromstring(heroicon_outline(name, size=None))  # noqa: S314 - from a package we pin
-    shapes = "".join(ElementTree.tostring(shape, encoding="unicode") for shape in drawn)
+    drawn = ET.fromstring(heroicon_outline(name, size=None))  # noqa: S314 - from a package we pin
+    shapes = "".join(ET.tostring(shape, encoding="unicode") for shape in drawn)
     kept = {key: value for key, value in drawn.attrib.items() if key.startswith(("stroke", "fill", "viewBox"))}
     attributes = " ".join(f'{key}="{value}"' for key, value in kept.items())
     return f'<symbol id="{name}" {attributes}>{shapes}</symbol>'

@@ -9,16 +9,24 @@ COLUMNS = 100
 NARROWEST = 25
 LINE_WIDTH, LINE_HEIGHT = 100, 32
 
-# Each state has a shape of its own, so that nobody has to tell colours apart; the page's script reads them here.
+
+@dataclass(frozen=True)
+class Shape:
+    """What stands for a tenant in a state, drawn from the corner of its cell."""
+
+    state: str
+    path: str
+
+
+# A shape for each state, so that nobody has to tell colours apart; the page's script takes them from the page.
 SHAPES = {
-    "p": ("Pending", "gray", "m4 4h2v2h-2z"),
-    "r": ("Running", "blue", "m5 1l4 4l-4 4l-4-4z"),
-    "s": ("Repaired", "green", "m1 1h8v8h-8z"),
-    "k": ("Nothing to repair", "gray", "m1 4h8v2h-8z"),
-    "f": ("Failed", "red", "m1 2.5l1.5-1.5l2.5 2.5l2.5-2.5l1.5 1.5l-2.5 2.5l2.5 2.5l-1.5 1.5l-2.5-2.5l-2.5 2.5l-1.5-1.5l2.5-2.5z"),
-    "c": ("Cancelled", "gray", "m1 1h8v8h-8zm2 2v4h4v-4z"),
-}  # fmt: skip
-STATES = {"p": "pending", "r": "running", "s": "succeeded", "k": "skipped", "f": "failed", "c": "cancelled"}
+    "p": Shape("pending", "m4 4h2v2h-2z"),
+    "r": Shape("running", "m5 1l4 4l-4 4l-4-4z"),
+    "s": Shape("succeeded", "m1 1h8v8h-8z"),
+    "k": Shape("skipped", "m1 4h8v2h-8z"),
+    "f": Shape("failed", "m2 1l3 3l3-3l1 1l-3 3l3 3l-1 1l-3-3l-3 3l-1-1l3-3l-3-3z"),
+    "c": Shape("cancelled", "m1 1h8v8h-8zm2 2v4h4v-4z"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ def grid(cells: str) -> Grid:
     paths = defaultdict(list)
     for place, state in enumerate(cells):
         row, column = divmod(place, columns)
-        paths[state].append(f"M{column * CELL} {row * CELL}{SHAPES[state][2]}")
+        paths[state].append(f"M{column * CELL} {row * CELL}{SHAPES[state].path}")
     rows = -(-len(cells) // columns)
     return Grid(
         columns=columns,

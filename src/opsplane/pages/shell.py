@@ -17,8 +17,6 @@ from opsplane.auth.models import AdminSession, SystemSession
 from opsplane.config import Settings
 from opsplane.pages import rendering
 
-LIST_PAGES = "/spec.json"
-
 
 @dataclass(frozen=True)
 class Place:
@@ -66,17 +64,21 @@ class Shell:
     who: str
     places: tuple[Place, ...]
     ends_in_s: int
-    capabilities: frozenset[str] = frozenset()
+    held: frozenset[str] | None = frozenset()
     emergency: BreakGlassOut | None = None
+
+    def may(self, *capabilities: str) -> bool:
+        """Whether the person has all of these, so that pages offer nothing that would be refused."""
+        return self.held is None or self.held.issuperset(capabilities)
 
     @property
     def may_break_glass(self) -> bool:
         """Whether to offer the way into an emergency."""
-        return Capability.BREAK_GLASS in self.capabilities
+        return self.may(Capability.BREAK_GLASS)
 
     def page(self, template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
         """A page within this frame."""
-        return rendering.page(f"{template}", status, shell=self, **context)
+        return rendering.page(template, status, shell=self, **context)
 
 
 def system_shell(request: Request) -> Shell:
@@ -91,8 +93,8 @@ def system_shell(request: Request) -> Shell:
         who=operator.actor.display,
         places=tuple(place for place in SYSTEM if held is None or place.needs in held),
         ends_in_s=_ends_in_s(operator.session, settings.system_idle_s) if operator.session else settings.system_idle_s,
-        capabilities=frozenset(held or ()),
-        emergency=operator.emergency and present(operator.emergency),
+        held=held,
+        emergency=present(operator.emergency) if operator.emergency else None,
     )
 
 

@@ -49,9 +49,7 @@ async def runs(
         "source": list(Source),
         "since": list(AGO),
     }
-    return shell.page(
-        "system/runs.html", runs=found.items, next_cursor=found.next_cursor, query=query, choices=choices
-    )
+    return shell.page("system/runs.html", runs=found.items, next_cursor=found.next_cursor, query=query, choices=choices)
 
 
 @pages.get("/ops/runs/{run_id}")
@@ -71,6 +69,7 @@ async def run(
         items=items.items,
         next_cursor=items.next_cursor,
         query=query,
+        shapes=drawing.SHAPES,
         may_view_audit=shell.may(Capability.AUDIT_VIEW),
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.errors import NotFound
 from opsplane.runbooks import registry
 from opsplane.runbooks.scopes import ScopeKind
-from opsplane.runs import summary
+from opsplane.runs import summary, words
 from opsplane.runs.models import OperationRun, OperationRunFailure
 from opsplane.runs.states import Outcome, Status
 from opsplane.tenants.models import Tenant
@@ -69,11 +69,13 @@ class FailureOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """How far it is: `fraction` from 0 to 1, speed and time left while it runs."""
+    """How far it is: `fraction` from 0 to 1, speed and time left while it runs; and all of it in words."""
 
     fraction: Annotated[float, Field(ge=0, le=1)]
     rows_per_s: float | None
     eta_s: float | None
+    said: str
+    pace: str
 
 
 class RunOut(BaseModel):
@@ -94,6 +96,7 @@ class RunOut(BaseModel):
     failures: list[FailureOut]
     progress: ProgressOut
     stalled: bool
+    next_step: str
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
@@ -176,6 +179,7 @@ def _present(
     row: Row[*tuple[Any, ...]], counts: dict[str, int], failures: list[FailureOut], *, base_url: str
 ) -> RunOut:
     run, external_id, elapsed_s = row
+    stalled = run.stalled_at is not None and run.completed_at is None
     return RunOut(
         id=run.id,
         type=run.type,
@@ -199,7 +203,8 @@ def _present(
         ),
         failures=failures,
         progress=_progress(run, counts, float(elapsed_s)),
-        stalled=run.stalled_at is not None and run.completed_at is None,
+        stalled=stalled,
+        next_step=words.next_step(Status(run.status), Outcome(run.outcome), stalled=stalled),
         created_at=run.created_at,
         started_at=run.started_at,
         completed_at=run.completed_at,
@@ -208,14 +213,20 @@ def _present(
 
 
 def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float) -> ProgressOut:
-    if run.status == Status.COMPLETED:
-        return ProgressOut(fraction=1, rows_per_s=_rate(counts.get("updated", 0), elapsed_s), eta_s=None)
-    updated, affected = counts.get("updated", 0), run.preflight_affected_count
-    fraction = updated / affected if affected else counts.get("processed", 0) / max(1, counts.get("total", 0))
-    fraction = min(fraction, 0.999)  # it is over when its last tenant is, and not before
+    status, updated, affected = Status(run.status), counts.get("updated", 0), run.preflight_affected_count
     rate = _rate(updated, elapsed_s) if run.started_at else None
-    eta_s = max(0, affected - updated) / rate if affected and rate else None
-    return ProgressOut(fraction=round(fraction, 4), rows_per_s=rate, eta_s=eta_s and round(eta_s, 1))
+    fraction, eta_s = 1.0, None
+    if status is not Status.COMPLETED:
+        fraction = updated / affected if affected else counts.get("processed", 0) / max(1, counts.get("total", 0))
+        fraction = min(round(fraction, 4), 0.999)  # it is over when its last tenant is, and not before
+        eta_s = round(max(0, affected - updated) / rate, 1) if affected and rate else None
+    return ProgressOut(
+        fraction=fraction,
+        rows_per_s=rate,
+        eta_s=eta_s,
+        said=words.said(status, counts, affected, fraction),
+        pace=words.pace(status, rate, eta_s, fraction),
+    )
 
 
 def _rate(rows: int, elapsed_s: float) -> float | None:

@@ -1,0 +1,246 @@
+// One run: live by a stream while it goes on, by polling when the stream is stale; only what changed is touched.
+
+import { $, $$, announce, ask, badge, connection, number, patch, showBadge, showProblem, showTime } from "./shell.js";
+
+const STALE_MS = 22_000; // two of the server's ticks, and a little
+const POLL_MS = 5000;
+const detail = $("#detail");
+const path = `/system/ops/runs/${detail.dataset.id}`;
+const completed = () => detail.dataset.status === "completed";
+
+// ---- What a snapshot changes
+
+let told = { status: detail.dataset.status, quarter: 0 };
+
+function showRun(run) {
+  patch(detail, run);
+  showBadge($('[data-badge-slot="status"]'), "status", run.status);
+  showBadge($('[data-badge-slot="outcome"]'), "outcome", run.outcome);
+  const bar = $("#bar");
+  bar.value = run.progress.fraction;
+  if (run.status === "completed") bar.className = $("[data-badge-slot=outcome] .badge").classList[1];
+  showFailures(run);
+  showTimeline(run);
+  tell(run);
+  detail.dataset.status = run.status;
+  if (!$("details").open) $("#json").textContent = JSON.stringify(run, null, 2);
+}
+
+/** Screen readers hear of quarters and changes of state, and of nothing else. */
+function tell(run) {
+  const quarter = Math.floor(run.progress.fraction * 4);
+  if (run.status !== told.status) announce(run.status === "completed" ? `Completed: ${run.outcome.replaceAll("_", " ")}` : `Now ${run.status}`);
+  else if (quarter > told.quarter && run.status === "running") announce(`${quarter * 25} percent`);
+  told = { status: run.status, quarter };
+}
+
+function fill(template, values) {
+  const row = $(`#${template}`).content.firstElementChild.cloneNode(true);
+  for (const [field, value] of Object.entries(values)) $(`[data-field="${field}"]`, row).replaceChildren(value);
+  return row;
+}
+
+function showFailures(run) {
+  const body = $("#failures tbody");
+  const known = new Set($$("tr", body).map((row) => row.dataset.failure));
+  for (const failure of run.failures) {
+    const key = failure.tenant_id ?? "run";
+    if (known.has(key)) continue;
+    const row = fill("failure-row", { who: failure.tenant_external_id ?? "The whole run", code: failure.code, message: failure.message });
+    row.dataset.failure = key;
+    body.append(row);
+  }
+  $("#failures").hidden = !run.failures.length;
+}
+
+function showTimeline(run) {
+  const list = $(".timeline");
+  const steps = [["started_at", "status", "running", "Started"], ["completed_at", "outcome", run.outcome]];
+  steps.forEach(([field, kind, value, words], place) => {
+    if (!run[field] || $$("time", list).some((time) => +new Date(time.dateTime) === +new Date(run[field]))) return;
+    const look = badge(kind, value);
+    const at = document.createElement("time");
+    showTime(at, run[field]);
+    const name = Object.assign(document.createElement("strong"), { textContent: words ?? look.textContent });
+    const when = Object.assign(document.createElement("span"), { className: "small muted" });
+    when.append(at);
+    const about = document.createElement("div");
+    about.append(name, document.createElement("br"), when);
+    const entry = document.createElement("li");
+    entry.className = look.classList[1];
+    entry.append($("svg", look), about);
+    list.children[place] ? list.children[place].after(entry) : list.append(entry);
+  });
+}
+
+// ---- The grid of tenants: one path a state, however many tenants there are
+
+const svg = $("#grid");
+const CELL = 10;
+let cells = svg.dataset.cells;
+let columns = Number(svg.dataset.columns);
+let perCell = Number(svg.dataset.perCell);
+let here = -1;
+
+function showGrid(figures) {
+  if (figures.cells === cells && figures.tenants_per_cell === perCell) return;
+  ({ cells, tenants_per_cell: perCell } = figures);
+  columns = Math.max(25, Math.min(100, Math.round(Math.sqrt(cells.length * 4))));
+  svg.setAttribute("viewBox", `0 0 ${columns * CELL} ${Math.max(1, Math.ceil(cells.length / columns)) * CELL}`);
+  const parts = {};
+  for (let place = 0; place < cells.length; place += 1) {
+    (parts[cells[place]] ??= []).push(place);
+  }
+  const words = [];
+  for (const drawn of $$("path", svg)) {
+    const places = parts[drawn.dataset.letter] ?? [];
+    const d = places.map((place) => `M${(place % columns) * CELL} ${Math.floor(place / columns) * CELL}${drawn.dataset.shape}`).join("");
+    if (drawn.getAttribute("d") !== d) drawn.setAttribute("d", d);
+    if (places.length) words.push(`${number(places.length)} ${drawn.dataset.label}`);
+  }
+  if (here < 0) $("#grid-said").textContent = words.join(", ") || "No tenant has been laid out yet";
+  $("#per-cell").textContent = perCell > 1 ? `A cell is ${perCell} tenants, and shows the one that needs attention most` : "";
+}
+
+function showLine({ throughput, seconds_per_point: seconds }) {
+  const highest = Math.max(0, ...throughput);
+  $("#speed").hidden = throughput.length < 2 || !highest;
+  if ($("#speed").hidden) return;
+  const points = throughput.map((rows, place) => `L${((place * 100) / (throughput.length - 1)).toFixed(2)} ${(32 * (1 - rows / highest)).toFixed(2)}`);
+  $("#line").setAttribute("d", `M0 32${points.join("")}L100 32`);
+  $("#speed-said").textContent = `At most ${number(highest / seconds)} rows per second, by when tenants ended`;
+}
+
+async function nameCell() {
+  const rect = $("#cell");
+  rect.setAttribute("x", (here % columns) * CELL);
+  rect.setAttribute("y", Math.floor(here / columns) * CELL);
+  rect.setAttribute("visibility", "visible");
+  const wanted = here;
+  const first = here * perCell;
+  const { items } = await ask(`${path}/items?limit=${Math.min(perCell, 200)}${first ? `&cursor=${btoa(first).replace(/=+$/, "")}` : ""}`);
+  if (wanted !== here) return;
+  const named = items.slice(0, 3).map((item) => `${item.tenant_external_id}: ${badge("item", item.state).textContent}, ${number(item.updated_count)} rows`);
+  $("#grid-said").textContent = named.join("; ") + (perCell > 3 ? "; …" : "");
+  announce($("#grid-said").textContent);
+}
+
+svg.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+  if (!step || !cells) return;
+  event.preventDefault();
+  here = Math.max(0, Math.min(cells.length - 1, here < 0 ? 0 : here + step));
+  nameCell().catch(lost);
+});
+
+svg.addEventListener("click", (event) => {
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  const place = Math.floor(at.y / CELL) * columns + Math.floor(at.x / CELL);
+  if (place < 0 || place >= cells.length) return;
+  here = place;
+  nameCell().catch(lost);
+});
+
+// ---- The list of tenants, as the address asks for it
+
+async function showItems() {
+  const { items } = await ask(`${path}/items${location.search}`, { background: true });
+  const body = $("#items tbody");
+  if (!body) return;
+  for (const item of items) {
+    const ended = document.createElement(item.finished_at ? "time" : "span");
+    if (item.finished_at) showTime(ended, item.finished_at);
+    const row = fill("item-row", {
+      who: item.tenant_external_id ?? "–",
+      state: badge("item", item.state),
+      updated: number(item.updated_count),
+      failure: item.failure_code ? `${item.failure_code}: ${item.failure_message}` : "",
+      ended,
+    });
+    row.dataset.item = item.ordinal;
+    const old = $(`[data-item="${item.ordinal}"]`, body);
+    if (!old) body.append(row);
+    else if (old.textContent !== row.textContent && !old.contains(getSelection().anchorNode)) old.replaceWith(row);
+  }
+}
+
+// ---- Live: a stream, watched; polling when it says nothing
+
+let stream = null;
+let lastHeard = Date.now();
+let items = 0;
+
+function heard() {
+  lastHeard = Date.now();
+  connection("live");
+}
+
+function open() {
+  stream?.close();
+  stream = new EventSource(`${path}/events`);
+  stream.addEventListener("run", (event) => (heard(), showRun(JSON.parse(event.data))));
+  stream.addEventListener("figures", (event) => {
+    heard();
+    const figures = JSON.parse(event.data);
+    showGrid(figures);
+    showLine(figures);
+    if (Date.now() - items > 2000) (items = Date.now()), showItems().catch(lost);
+  });
+  stream.addEventListener("tick", heard);
+  stream.addEventListener("end", (event) => finish(JSON.parse(event.data).code));
+  stream.addEventListener("error", () => connection("reconnecting"));
+}
+
+function finish(code) {
+  stream?.close();
+  stream = null;
+  if (code === "completed") {
+    connection("over");
+    clearInterval(watch);
+    showItems().catch(lost);
+  } else poll();
+}
+
+/** Asks once for everything; brings the stream back if the server answers. */
+async function poll() {
+  try {
+    showRun(await ask(path, { background: true }));
+    const figures = await ask(`${path}/figures`, { background: true });
+    showGrid(figures);
+    showLine(figures);
+    await showItems();
+    if (completed()) finish("completed");
+    else if (!stream || stream.readyState === EventSource.CLOSED) open();
+  } catch (problem) {
+    lost(problem);
+  }
+}
+
+function lost(problem) {
+  connection("stale", poll);
+  if (problem.code !== "signed_out") return;
+  showProblem($("#alert"), problem);
+  clearInterval(watch);
+  stream?.close();
+}
+
+function look() {
+  if (document.hidden || completed()) return;
+  const closed = !stream || stream.readyState === EventSource.CLOSED;
+  if (!closed && Date.now() - lastHeard < STALE_MS) return;
+  connection("stale", poll);
+  poll();
+}
+
+const watch = setInterval(look, POLL_MS);
+
+function visibility() {
+  if (completed()) return;
+  if (document.hidden) stream?.close();
+  else open();
+}
+
+document.addEventListener("visibilitychange", visibility);
+addEventListener("pagehide", () => stream?.close());
+if (completed()) clearInterval(watch);
+else open();
