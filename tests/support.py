@@ -64,6 +64,13 @@ async def drain(plane: Plane, run_id: uuid.UUID) -> Drained:
     return await drainer(plane).drain(run_id)
 
 
+async def finished_run(plane: Plane, operator: Actor, runbook: str = BACKFILL, **values: Any) -> uuid.UUID:
+    """Start a run and work on it until it has ended."""
+    started = await start(plane, operator, runbook, **values)
+    await drain(plane, started.run.id)
+    return started.run.id
+
+
 async def show(plane: Plane, run_id: uuid.UUID) -> RunOut:
     """The run as everybody sees it."""
     async with plane.db.reading() as session:
