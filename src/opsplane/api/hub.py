@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -25,6 +26,7 @@ RECONNECT = ServerSentEvent(retry=2000)
 COMPLETED = ServerSentEvent(event="end", data={"code": "completed"})
 SIGNED_OUT = ServerSentEvent(event="end", data={"code": "signed_out"})
 READ_SHARE, FIGURES_SHARE = 4, 20  # a run is read for at most 1/4 of the time, its figures for 1/20
+CHECKS_AT_ONCE = 2
 END_S = 2.0
 
 T = TypeVar("T")
@@ -137,6 +139,7 @@ class Hub:
         self._pace = pace
         self._watched: dict[uuid.UUID, Watched] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._streams = 0
         self._stopping = False
 
@@ -166,8 +169,9 @@ class Hub:
 
     async def events(self, slot: Slot, may_go_on: Check) -> AsyncIterator[ServerSentEvent]:
         """What is sent to one watcher, until the run, the right, the time of a stream or this process ends."""
-        ends_at = time.monotonic() + self._pace.lifetime_s
-        tick_at = time.monotonic() + self._pace.tick_s
+        # Many come at once, as after a restart: what each of them does later must not be at once again.
+        ends_at = time.monotonic() + self._pace.lifetime_s * _between(0.8, 1)
+        tick_at = time.monotonic() + self._pace.tick_s * _between(0, 1)
         while True:
             over = slot.over  # before the events are taken, or the last one could be missed
             for event in slot.take():
@@ -271,7 +275,11 @@ class Hub:
 
     async def _undisturbed(self, check: Coroutine[Any, Any, bool]) -> bool:
         """Finish a check even if its watcher leaves: a cancelled call costs the database connection."""
-        return await asyncio.shield(self._task(check))
+        return await asyncio.shield(self._task(self._in_turn(check)))
+
+    async def _in_turn(self, check: Coroutine[Any, Any, bool]) -> bool:
+        async with self._checking:  # or a thousand checks would stand before the one read that all wait for
+            return await check
 
     def _task(self, act: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(act)
@@ -293,6 +301,10 @@ async def opened(plane: Plane, pace: Pace = Pace()) -> AsyncIterator[Hub]:
         await hub.close()
         listening.cancel()
         await asyncio.wait({listening})
+
+
+def _between(least: float, most: float) -> float:
+    return random.uniform(least, most)  # noqa: S311 - spreads load, guards nothing # nosec B311
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
