@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
-from fastapi.sse import ServerSentEvent
+from fastapi.sse import format_sse_event
 from prometheus_client import Gauge
 
 from opsplane import hints
@@ -22,9 +22,9 @@ from opsplane.runs import figures, views
 
 log = structlog.get_logger()
 
-RECONNECT = ServerSentEvent(retry=2000)
-COMPLETED = ServerSentEvent(event="end", data={"code": "completed"})
-SIGNED_OUT = ServerSentEvent(event="end", data={"code": "signed_out"})
+RECONNECT = format_sse_event(retry=2000)
+COMPLETED = format_sse_event(event="end", data_str='{"code":"completed"}')
+SIGNED_OUT = format_sse_event(event="end", data_str='{"code":"signed_out"}')
 READ_SHARE, FIGURES_SHARE = 4, 20  # a run is read for at most 1/4 of the time, its figures for 1/20
 CHECKS_AT_ONCE = 2
 END_S = 2.0
@@ -60,20 +60,20 @@ class Slot:
     """What one watcher has not sent yet: of each kind of event the newest, so that being slow builds no queue."""
 
     def __init__(self) -> None:
-        self._events: dict[str | None, ServerSentEvent] = {}
+        self._events: dict[str, bytes] = {}
         self._woken = asyncio.Event()
         self.over = False
 
-    def put(self, event: ServerSentEvent) -> None:
+    def put(self, name: str, event: bytes) -> None:
         """Leave an event in place of an older one of its kind."""
-        self._events[event.event] = event
+        self._events[name] = event
         self._woken.set()
 
-    def take(self) -> list[ServerSentEvent]:
+    def take(self) -> bytes:
         """What is new since the last time."""
         self._woken.clear()
-        events, self._events = list(self._events.values()), {}
-        return events
+        events, self._events = self._events, {}
+        return b"".join(events.values())
 
     def wake(self) -> None:
         """Let the watcher look around, though there may be nothing."""
@@ -90,7 +90,7 @@ class Watched:
 
     run_id: uuid.UUID
     slots: set[Slot] = field(default_factory=set)
-    newest: dict[str, ServerSentEvent] = field(default_factory=dict)
+    newest: dict[str, bytes] = field(default_factory=dict)
     hinted: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     read: asyncio.Event = field(default_factory=asyncio.Event)
@@ -101,19 +101,20 @@ class Watched:
 
     def publish(self, name: str, document: str) -> bool:
         """Hand a new state to everybody; False if they have it."""
-        if name in self.newest and self.newest[name].raw_data == document:
+        event = format_sse_event(event=name, data_str=document)
+        if self.newest.get(name) == event:
             return False
-        self.newest[name] = ServerSentEvent(event=name, raw_data=document)
+        self.newest[name] = event
         for slot in self.slots:
-            slot.put(self.newest[name])
+            slot.put(name, event)
         return True
 
     def join(self, slot: Slot) -> None:
         """Begin to watch with what the others have."""
         self.slots.add(slot)
         self.left.clear()
-        for event in self.newest.values():
-            slot.put(event)
+        for name, event in self.newest.items():
+            slot.put(name, event)
         self.hinted.set()  # it may be older than the request
 
     def leave(self, slot: Slot) -> None:
@@ -167,15 +168,15 @@ class Hub:
             finally:
                 watched.leave(slot)
 
-    async def events(self, slot: Slot, may_go_on: Check) -> AsyncIterator[ServerSentEvent]:
+    async def events(self, slot: Slot, may_go_on: Check) -> AsyncIterator[bytes]:
         """What is sent to one watcher, until the run, the right, the time of a stream or this process ends."""
         # Many come at once, as after a restart: what each of them does later must not be at once again.
         ends_at = time.monotonic() + self._pace.lifetime_s * _between(0.8, 1)
         tick_at = time.monotonic() + self._pace.tick_s * _between(0, 1)
         while True:
             over = slot.over  # before the events are taken, or the last one could be missed
-            for event in slot.take():
-                yield event
+            if news := slot.take():
+                yield news
             now = time.monotonic()
             if over or self._stopping or now >= ends_at:
                 yield COMPLETED if over else RECONNECT
@@ -184,7 +185,7 @@ class Hub:
                 if not await self._undisturbed(may_go_on()):
                     yield SIGNED_OUT
                     return
-                yield ServerSentEvent(event="tick", data={"at": datetime.now(UTC)})
+                yield format_sse_event(event="tick", data_str=f'{{"at":"{datetime.now(UTC).isoformat()}"}}')
                 tick_at = time.monotonic() + self._pace.tick_s
             await slot.wait(min(tick_at, ends_at) - now)
 
@@ -227,15 +228,17 @@ class Hub:
 
     async def _read_while_watched(self, watched: Watched) -> None:
         try:
+            took = 0.0
             while watched.slots:
                 watched.hinted.clear()
-                began = time.monotonic()
+                before, began = took, time.monotonic()
                 await self._read_safely(watched)
                 took = time.monotonic() - began
                 watched.read.set()
                 if watched.refusal is not None or watched.over:
                     return  # at once: nobody may join a run of which nothing more will be told
-                await _wait(watched.left, max(self._pace.least_s, READ_SHARE * took) - took)
+                usual = min(took, before)  # a process that was busy for a moment is no large run
+                await _wait(watched.left, max(self._pace.least_s, READ_SHARE * usual) - took)
                 await _wait(watched.hinted, self._rest_s(watched))
         finally:
             del self._watched[watched.run_id]
