@@ -220,6 +220,14 @@ async def test_a_run_is_seen_to_go_to_its_end_and_then_the_stream_ends(
             assert [(await late.next())[0] for _ in range(4)] == ["run", "figures", "end", "closed"]
 
 
+async def test_a_change_of_status_is_seen_even_where_no_tenant_changes(plane: Plane, operator: Actor) -> None:
+    run_id = (await support.start(plane, operator, "test.effects.plain", force=True)).run.id
+    async with serving(plane, HINTED) as (_, address), streaming(address, run_id, await bearer(plane)) as stream:
+        await stream.until("figures")
+        await support.drain(plane, run_id)
+        await stream.until("run", status="completed")
+
+
 async def test_a_commit_and_a_hint_are_seen_at_once(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     run_id, headers = await queued(plane, operator), await bearer(plane)
     async with serving(plane, HINTED) as (_, address), streaming(address, run_id, headers) as stream:
