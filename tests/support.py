@@ -56,7 +56,7 @@ async def start(plane: Plane, operator: Actor, runbook: str = BACKFILL, **values
 
 def drainer(plane: Plane) -> Drainer:
     """A worker's drains, without the worker."""
-    return Drainer(plane.db, plane.settings, uuid.uuid4(), asyncio.Event())
+    return Drainer(plane.db, plane.settings, uuid.uuid4(), asyncio.Event(), plane.queue.hints)
 
 
 async def drain(plane: Plane, run_id: uuid.UUID) -> Drained:
