@@ -37,19 +37,22 @@ async function isSignedOut() {
 }
 
 function signedOut() {
-  const here = encodeURIComponent(location.pathname + location.search);
+  const next = encodeURIComponent(location.pathname + location.search);
   return new Problem(
-    { code: "signed_out", detail: "Your session has ended. Nothing you typed is lost; sign in in another tab and come back, or", link: { href: `/${plane}/login?next=${here}`, text: "sign in here" } },
+    { code: "signed_out", detail: "Your session has ended. Nothing you typed is lost; sign in in another tab and come back, or", link: { href: `/${plane}/login?next=${next}`, text: "sign in here" } },
     401,
   );
 }
+
+/** An address of opsplane as this browser reaches it, which may be under another name than the configured one. */
+export const here = (url) => new URL(url, location).pathname;
 
 // ---- Telling people
 
 /** Puts a problem where the reader looks, with a link if there is a next move. */
 export function showProblem(place, problem) {
   const shown = $("#callout").content.cloneNode(true);
-  const link = problem.view_url ? { href: problem.view_url, text: "View run" } : problem.link;
+  const link = problem.view_url ? { href: here(problem.view_url), text: "View run" } : problem.link;
   $("strong", shown).textContent = problem.title && problem.status !== 401 ? `${problem.title}.` : "";
   $("span", shown).textContent = problem.message;
   if (link) Object.assign($("a", shown), { hidden: false, href: link.href, textContent: link.text });
@@ -228,7 +231,7 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (!keysOn() || event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target) || $("dialog[open]")) return;
-  const place = Date.now() - waitingForPlace < 1500 && $(`[data-go="${CSS.escape(event.key)}"]`);
+  const place = Date.now() - waitingForPlace < 1500 && $(`[data-place="${CSS.escape(event.key)}"]`);
   waitingForPlace = 0;
   const act = place ? () => place.click() : KEYS[event.key];
   if (!act) return;
