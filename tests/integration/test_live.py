@@ -265,6 +265,13 @@ async def test_a_slow_watcher_gets_the_newest_state_and_no_queue(
         assert b'"release":"3"' in news
 
 
+async def test_nobody_joins_a_run_of_which_nothing_more_will_be_told(plane: Plane, operator: Actor) -> None:
+    run_id = (await support.start(plane, operator, "test.effects.plain", force=True)).run.id
+    await support.drain(plane, run_id)
+    async with web.doors(plane, pace=HINTED) as doors, doors.hub.watch(run_id) as one, doors.hub.watch(run_id) as other:
+        assert (one.over, other.over) == (True, True)
+
+
 async def test_many_watchers_of_a_run_are_one_reader_and_none_when_they_leave(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
