@@ -281,6 +281,7 @@ async def test_many_watchers_of_a_run_are_one_reader_and_none_when_they_leave(
             streams = [await held.enter_async_context(streaming(address, run_id, headers)) for _ in range(10)]
             for stream in streams:
                 await stream.until("figures")
+            await asyncio.sleep(0.5)  # until the reader rests for a minute
             assert (doors.hub._streams, len(doors.hub._watched), len(doors.hub._tasks)) == (10, 1, 1)
         await until(idle(doors), 2)
 
