@@ -177,8 +177,9 @@ class Card {
     showRunBadge(anchor, last);
     const at = document.createElement("time");
     showTime(at, last.created_at);
-    const scope = last.scope.tenant_external_id ?? "All tenants";
-    line.replaceChildren(Object.assign(document.createElement("span"), { className: "muted", textContent: "Last run" }), anchor, ` ${scope} `, at);
+    const scope = $("#scope-tag").content.firstElementChild.cloneNode(true);
+    if (last.scope.tenant_id) scope.lastChild.textContent = last.scope.tenant_external_id;
+    line.replaceChildren(Object.assign(document.createElement("span"), { className: "muted", textContent: "Last run" }), anchor, scope, at);
   }
 }
 
