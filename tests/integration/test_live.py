@@ -80,7 +80,9 @@ async def test_a_cell_of_several_tenants_shows_the_one_that_needs_attention_most
 
 async def test_the_line_of_speed_is_when_tenants_ended(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     run_id = await queued(plane, operator)
-    assert await show(plane, run_id) == FiguresOut(cells="", tenants_per_cell=1, throughput=[], seconds_per_point=0)
+    assert await show(plane, run_id) == FiguresOut(
+        cells="", columns=40, tenants_per_cell=1, throughput=[], seconds_per_point=0
+    )
     begun_at = datetime.now(UTC)
     times = {"started_at": begun_at, "completed_at": begun_at + timedelta(seconds=120)}
     async with plane.db.transaction() as tx:
