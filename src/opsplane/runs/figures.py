@@ -1,5 +1,6 @@
 """What a run looks like drawn: a letter for each tenant, and how fast the rows went."""
 
+import math
 import uuid
 from typing import Any
 
@@ -73,7 +74,7 @@ def _present(row: Row[*tuple[Any, ...]]) -> FiguresOut:
 
 def _columns(cells: int) -> int:
     """A picture about eight times as wide as high, whose cells stay large enough to see."""
-    return max(NARROWEST, min(WIDEST, round((8 * cells) ** 0.5)))
+    return max(NARROWEST, min(WIDEST, round(math.sqrt(8 * cells))))
 
 
 def _figures(run_id: uuid.UUID) -> Select[*tuple[Any, ...]]:
