@@ -1,5 +1,6 @@
 """A server and a worker as processes of their own, over a run that they are busy with."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -124,7 +125,7 @@ async def crowd(found: Stand, count: int) -> AsyncIterator[subprocess.Popen[str]
     """So many watchers of the run in a process of their own; whoever closes its input is told what they saw."""
     path = f"/system/ops/runs/{found.run_id}/events"
     command = [sys.executable, "-m", "tests.load.client", found.address, path, found.token, str(count)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
         try:
             await asyncio.to_thread(_await_ready, process)
             yield process
