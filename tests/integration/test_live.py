@@ -34,7 +34,8 @@ from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.views import RunNotFound
 from opsplane.tenants.models import Tenant
 from tests import support, web
-from tests.integration.test_processes import Commands, until
+from tests.integration.conftest import Commands
+from tests.integration.test_processes import until
 from tests.web import Doors
 
 RIGHTS = (Capability.SYSTEM_ACCESS, Capability.OPS_VIEW)

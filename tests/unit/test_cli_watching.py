@@ -38,7 +38,7 @@ from opsplane.runs.views import (
 RUN_ID = uuid.UUID("01900000-0000-7000-8000-000000000001")
 COUNTS = {"total": 250, "processed": 125, "succeeded": 120, "skipped": 3, "failed": 2, "updated": 55_265}
 FIGURES = FiguresOut(
-    cells="s" * 120 + "kkkff" + "rr" + "p" * 123, tenants_per_cell=1, throughput=[], seconds_per_point=0
+    cells="s" * 120 + "kkkff" + "rr" + "p" * 123, columns=40, tenants_per_cell=1, throughput=[], seconds_per_point=0
 )
 CONTROL = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
 

@@ -17,7 +17,7 @@ from opsplane.runs.states import Outcome, Status
 from opsplane.runs.views import FailureOut, RunOut
 
 POLL_S = 0.2
-NO_FIGURES = FiguresOut(cells="", tenants_per_cell=1, throughput=[], seconds_per_point=0)
+NO_FIGURES = FiguresOut(cells="", columns=1, tenants_per_cell=1, throughput=[], seconds_per_point=0)
 
 
 class Reporter:
