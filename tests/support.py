@@ -56,12 +56,19 @@ async def start(plane: Plane, operator: Actor, runbook: str = BACKFILL, **values
 
 def drainer(plane: Plane) -> Drainer:
     """A worker's drains, without the worker."""
-    return Drainer(plane.db, plane.settings, uuid.uuid4(), asyncio.Event())
+    return Drainer(plane.db, plane.settings, uuid.uuid4(), asyncio.Event(), plane.queue.hints)
 
 
 async def drain(plane: Plane, run_id: uuid.UUID) -> Drained:
     """Work on a run until nothing is left."""
     return await drainer(plane).drain(run_id)
+
+
+async def finished_run(plane: Plane, operator: Actor, runbook: str = BACKFILL, **values: Any) -> uuid.UUID:
+    """Start a run and work on it until it has ended."""
+    started = await start(plane, operator, runbook, **values)
+    await drain(plane, started.run.id)
+    return started.run.id
 
 
 async def show(plane: Plane, run_id: uuid.UUID) -> RunOut:

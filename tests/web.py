@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 
 from opsplane import app
 from opsplane.access.sign_in import SignIn
+from opsplane.api import hub
+from opsplane.api.hub import Hub, Pace
 from opsplane.auth import members, tokens, users
 from opsplane.auth.actors import Actor
 from opsplane.auth.models import PlatformUser, TenantUser
@@ -40,6 +42,7 @@ class Doors:
     plane: Plane
     sign_in: SignIn
     app: ASGIApp
+    hub: Hub
     opened: list[Client] = field(default_factory=list)
 
     def client(self, address: str = "192.0.2.1", **headers: str) -> Client:
@@ -58,17 +61,17 @@ class Doors:
 
 
 @asynccontextmanager
-async def doors(plane: Plane, settings: Settings | None = None) -> AsyncIterator[Doors]:
+async def doors(plane: Plane, settings: Settings | None = None, pace: Pace = Pace()) -> AsyncIterator[Doors]:  # noqa: B008 - frozen
     """The application over a plane, with cheap password hashes."""
     plane = Plane(plane.db, plane.queue, settings or plane.settings)
     built = app.build(plane.settings)
-    async with app.doorman(plane, Passwords(CHEAP)) as sign_in:
+    async with app.doorman(plane, Passwords(CHEAP)) as sign_in, hub.opened(plane, pace) as streams:
 
         async def with_state(scope: Any, receive: Any, send: Any) -> None:
-            scope.setdefault("state", {}).update(plane=plane, sign_in=sign_in)
+            scope.setdefault("state", {}).update(plane=plane, sign_in=sign_in, hub=streams)
             await built(scope, receive, send)
 
-        found = Doors(plane, sign_in, with_state)
+        found = Doors(plane, sign_in, with_state, streams)
         yield found
         for client in found.opened:
             await client.aclose()

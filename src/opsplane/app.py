@@ -1,9 +1,13 @@
 """The root app: its lifespan owns the connections; the planes are mounted, health stays outside of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +17,7 @@ from starlette.types import ASGIApp
 
 from opsplane import logs, migrate, runtime
 from opsplane.access.sign_in import SignIn
-from opsplane.api import admin, problems, system
+from opsplane.api import admin, hub, problems, system
 from opsplane.api.gate import AdminGate, Planes, SystemGate
 from opsplane.api.headers import SecurityHeaders
 from opsplane.api.limits import BodyLimit, RateLimit
@@ -63,13 +67,16 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         logs.configure(settings)
-        async with runtime.opened(settings, application="opsplane-api") as plane, doorman(plane) as sign_in:
+        async with runtime.opened(settings, application="opsplane-api") as plane, contextlib.AsyncExitStack() as held:
+            sign_in = await held.enter_async_context(doorman(plane))
+            streams = await held.enter_async_context(hub.opened(plane))
             stop = asyncio.Event()
             background = asyncio.gather(
                 sweeper.sweep_until(stop, plane.db, plane.queue, settings),
                 processes.beat_until(stop, plane.db, new_id(), kind=processes.API, slots=0),
             )
-            yield {"plane": plane, "sign_in": sign_in}
+            with told_of_signals(streams.stop):  # the server waits for open streams before it says that it ends
+                yield {"plane": plane, "sign_in": sign_in, "hub": streams}
             stop.set()
             await background
 
@@ -83,6 +90,31 @@ async def doorman(plane: Plane, passwords: Passwords | None = None) -> AsyncIter
     assert redis_url is not None, "no Redis is known yet"
     async with Throttles(redis_url) as throttles:
         yield SignIn(plane.db, plane.settings, passwords or Passwords(), throttles.logins, throttles.codes)
+
+
+@contextlib.contextmanager
+def told_of_signals(act: Callable[[], object]) -> Iterator[None]:
+    """Call `act` when the process is asked to end, and then whatever was to be called without it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act)
+        before = handlers[signal.Signals(number)]
+        assert callable(before)
+        before(number, frame)
+
+    chained = {number: before for number, before in handlers.items() if callable(before)}
+    for number in chained:
+        signal.signal(number, asked)
+    try:
+        yield
+    finally:
+        for number, before in chained.items():
+            signal.signal(number, before)
 
 
 async def healthz() -> dict[str, str]:

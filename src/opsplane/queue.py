@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from opsplane.config import Settings
+from opsplane.hints import Announcer
 
 log = structlog.get_logger()
 
@@ -27,6 +28,7 @@ class Queue:
     def __init__(self, settings: Settings) -> None:
         assert settings.redis_url is not None, "no Redis is known yet"
         self.redis = connect(settings.redis_url, timeout_s=TIMEOUT_S)
+        self.hints = Announcer(self.redis)
 
     async def wake(self, run_id: uuid.UUID, *, jobs: int = JOBS_PER_WAKE) -> bool:
         """Ring for a run; True if Redis took it."""
@@ -48,7 +50,8 @@ class Queue:
             return False
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Send what is left to send and close every connection."""
+        await self.hints.close()
         await self.redis.aclose(close_connection_pool=True)
 
 

@@ -61,7 +61,7 @@ async def run_once(plane: Plane, runbook: type[Runbook], tenant: Tenant, *, lose
     run = (await service.start(plane, order, by=Actor.shell("author"))).run
     if lose_a_worker:
         await _claim_and_vanish(plane, runbook, run.id)
-    await Drainer(plane.db, plane.settings, new_id(), asyncio.Event()).drain(run.id)
+    await Drainer(plane.db, plane.settings, new_id(), asyncio.Event(), plane.queue.hints).drain(run.id)
     async with plane.db.reading() as session:
         return await views.show(session, run.id, base_url=plane.settings.base_url)
 

@@ -15,6 +15,8 @@ from opsplane.api import admin, system
 from opsplane.api.rights import AtABrowser, Demand, Public, Right, RightAtABrowser, SignedIn
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.roles import Role
+from opsplane.pages import admin as admin_pages
+from opsplane.pages import system as system_pages
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
@@ -28,6 +30,7 @@ BODIES: tuple[dict[str, Any], ...] = (
     {"content": b"x" * 300_000, "headers": {"Content-Type": "text/plain"}},
     {"json": {"scope": {"kind": "all_tenants"}}},
 )
+HTML_TYPE = "text/html; charset=utf-8"
 SOMEBODYS = "01900000-0000-7000-8000-000000000000"
 
 
@@ -65,13 +68,14 @@ def endpoints(plane: str, app: FastAPI) -> Iterator[Endpoint]:
 
 SYSTEM = list(endpoints("system", system.build()))
 ADMIN = list(endpoints("admin", admin.build()))
+PAGES = [*endpoints("system", system_pages.build()), *endpoints("admin", admin_pages.build())]
 CLOSED = {
     "system": [one for one in SYSTEM if one.path != "/login"],
     "admin": [one for one in ADMIN if one.path != "/login"],
 }
 
 
-@pytest.mark.parametrize("endpoint", SYSTEM + ADMIN, ids=str)
+@pytest.mark.parametrize("endpoint", SYSTEM + ADMIN + PAGES, ids=str)
 def test_every_route_declares_one_right(endpoint: Endpoint) -> None:
     assert len(endpoint.demands) == 1
     assert isinstance(endpoint.demands[0], Public) == (endpoint.path == "/login")
@@ -223,6 +227,19 @@ async def test_who_may_do_what_in_the_system_plane(callers: dict[str, Caller]) -
                     assert (got, said) != (404, "not_found") or "{" in endpoint.path, f"{endpoint} as {name}: {got}"
                     assert _may(endpoint.demands[0], caller) == (got != 403), f"{endpoint} as {name}: {got} {said}"
     assert judged == 6 * len(CLOSED["system"])
+
+
+async def test_a_page_is_refused_to_whom_its_json_is_refused(callers: dict[str, Caller]) -> None:
+    pages = [page for page in PAGES if page.plane == "system" and page.path != "/login"]
+    for page in pages:
+        for name, status in {"anonymous": 303, "tenant user": 404, "without the capability": 403}.items():
+            answer = await callers[name].client.get(page.url, headers=HTML)
+            assert answer.status_code == status, f"{page} as {name}"
+        shown = await callers["with it"].client.get(page.url, headers=HTML)
+        assert (shown.status_code, shown.headers["content-type"]) == (404 if "{" in page.path else 200, HTML_TYPE), page
+        read = await callers["with it"].client.get(page.url)
+        assert "json" in read.headers["content-type"], page
+    assert len(pages) == 4
 
 
 async def test_who_may_do_what_in_the_admin_plane(

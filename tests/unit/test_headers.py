@@ -14,9 +14,18 @@ from opsplane.api import problems
 from opsplane.api.headers import HEADERS, SecurityHeaders
 from opsplane.api.limits import BodyLimit
 from opsplane.config import Settings
+from opsplane.pages import assets
 
 NOWHERE = Settings(database_url="postgresql://127.0.0.1:1/none", redis_url="redis://127.0.0.1:1", home=Path("/none"))
-PATHS = ["/healthz", "/nothing", "/system", "/system/ops/runs", "/static/opsplane.css", "/static/nothing"]
+PATHS = [
+    "/healthz",
+    "/nothing",
+    "/system",
+    "/system/ops/runs",
+    assets.url("app.css"),
+    assets.url("icons.svg"),
+    "/static/nothing",
+]
 
 
 def broken() -> None:
@@ -56,8 +65,13 @@ async def test_every_response_has_each_header_once(client: httpx.AsyncClient, pa
     for name, value in HEADERS.items():
         assert answer.headers.get_list(name) == [value], name
     assert answer.headers.get_list("strict-transport-security") == ["max-age=31536000"]
-    cached = path.startswith("/static/") and answer.is_success
-    assert answer.headers.get_list("cache-control") == ([] if cached else ["no-store"])
+    kept = path.startswith("/static/") and answer.is_success
+    assert answer.headers.get_list("cache-control") == ["public, max-age=31536000, immutable" if kept else "no-store"]
+
+
+async def test_a_file_under_the_address_of_another_release_is_kept_briefly(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/static/0123456789ab/app.css")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "public, max-age=60")
 
 
 async def test_a_defect_and_a_body_too_large_have_them_too() -> None:

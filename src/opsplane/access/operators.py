@@ -65,10 +65,10 @@ class Person:
 
 
 async def by_session(
-    session: AsyncSession, settings: Settings, secret: str, *, lendable: AbstractSet[str]
+    session: AsyncSession, settings: Settings, secret: str, *, lendable: AbstractSet[str], used: bool = True
 ) -> Operator | None:
     """The operator of a session; `lendable` is what an emergency may add to their capabilities."""
-    row = await sessions.find(session, settings, SystemSession, secret)
+    row = await sessions.find(session, settings, SystemSession, secret, used=used)
     if row is None:
         return None
     user = await session.scalar(

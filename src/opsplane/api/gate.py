@@ -1,6 +1,7 @@
 """The gate of a plane: decides before routing, so that every path looks the same from outside."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 from http import HTTPStatus
 from typing import ClassVar
 from urllib.parse import quote
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 
 NOT_MIGRATED = ServiceUnavailable("The database does not have this release's schema; run `opsplane migrate`.")
 LONGEST_NEXT = 2000
+BACKGROUND = "x-opsplane-background"  # what pages send when they poll
 KINDS: dict[str, type[SystemSession] | type[AdminSession]] = {"system": SystemSession, "admin": AdminSession}
 
 
@@ -121,18 +123,19 @@ class SystemGate(Gate):
     plane, other = "system", "admin"
 
     async def _admit(self, connection: HTTPConnection) -> bool:
+        connection.state.look_again = partial(self._operator, connection, used=False)
+        connection.state.operator = await self._operator(connection, used=_is_use(connection))
+        return connection.state.operator is not None
+
+    async def _operator(self, connection: HTTPConnection, *, used: bool) -> Operator | None:
         token, secret = bearer(connection), self._cookie.read(connection)
         if token is None and secret is None:
-            return False
-        operator: Operator | None
+            return None
         async with _plane(connection).db.transaction() as tx:
             if token is not None:
-                operator = await operators.by_token(tx.session, token)
-            else:
-                lendable = registry.capabilities()
-                operator = await operators.by_session(tx.session, self._settings, secret or "", lendable=lendable)
-        connection.state.operator = operator
-        return operator is not None
+                return await operators.by_token(tx.session, token)
+            lendable = registry.capabilities()
+            return await operators.by_session(tx.session, self._settings, secret or "", lendable=lendable, used=used)
 
 
 class AdminGate(Gate):
@@ -145,7 +148,7 @@ class AdminGate(Gate):
         if secret is None:
             return False
         async with _plane(connection).db.transaction() as tx:
-            row = await sessions.find(tx.session, self._settings, AdminSession, secret)
+            row = await sessions.find(tx.session, self._settings, AdminSession, secret, used=_is_use(connection))
             member = None if row is None else await members.load(tx.session, row.user_id)
         connection.state.member, connection.state.session = member, row
         return member is not None
@@ -161,6 +164,17 @@ async def _defect(connection: HTTPConnection, error: Exception) -> Response:
 def _plane(connection: HTTPConnection) -> Plane:
     found: Plane = connection.state.plane
     return found
+
+
+def _is_use(connection: HTTPConnection) -> bool:
+    """Whether somebody is there; what a page asks by itself must not keep a forgotten tab signed in."""
+    headers = connection.headers
+    by_itself = (
+        "text/event-stream" in headers.get("accept", "")
+        or "prefetch" in headers.get("sec-purpose", "")
+        or headers.get(BACKGROUND) == "1"
+    )
+    return not by_itself
 
 
 def bearer(connection: HTTPConnection) -> str | None:

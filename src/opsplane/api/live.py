@@ -1,14 +1,18 @@
-"""What a page shows of a run while it goes on."""
+"""What a page shows of a run while it goes on: its figures, and a stream of every change."""
 
 import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import StreamingResponse
 
-from opsplane.api import problems
+from opsplane.api import problems, rights
 from opsplane.api.deps import ThePlane
+from opsplane.api.hub import Hub, Slot, TooManyStreams
 from opsplane.api.rights import CanViewRuns
 from opsplane.auth.tokens import InvalidToken
-from opsplane.errors import MissingCapability, NotFound, ServiceUnavailable
+from opsplane.errors import MissingCapability, NotFound, OpsplaneError, ServiceUnavailable
 from opsplane.runs import figures
 from opsplane.runs.figures import FiguresOut
 
@@ -17,8 +21,64 @@ ALWAYS = (InvalidToken, MissingCapability, ServiceUnavailable)
 live = APIRouter(prefix="/ops/runs/{run_id}")
 
 
+class EventStream(StreamingResponse):
+    """Server-sent events; FastAPI's own response would take each of them through two queues and three tasks."""
+
+    media_type = "text/event-stream"
+
+
+def the_hub(request: Request) -> Hub:
+    """Hand over what the lifespan opened for every stream of this process."""
+    found: Hub = request.state.hub
+    return found
+
+
+TheHub = Annotated[Hub, Depends(the_hub)]
+
+
+async def watching(run_id: uuid.UUID, hub: TheHub) -> AsyncIterator[Slot]:
+    """Watch the run for as long as the response takes; what is refused is refused before it begins."""
+    async with hub.watch(run_id) as slot:
+        yield slot
+
+
+Watching = Annotated[Slot, Depends(watching)]
+
+
 @live.get("/figures", responses=problems.responses(*ALWAYS, NotFound))
 async def show_figures(run_id: uuid.UUID, who: CanViewRuns, plane: ThePlane) -> FiguresOut:
     """The run as a grid of tenants and a line of its speed."""
     async with plane.db.reading() as session:
         return await figures.show(session, run_id)
+
+
+@live.get(
+    "/events",
+    response_class=EventStream,
+    responses=problems.responses(*ALWAYS, NotFound, TooManyStreams),
+)
+async def follow_run(run_id: uuid.UUID, who: CanViewRuns, slot: Watching, hub: TheHub, request: Request) -> EventStream:
+    """The run as it goes, in server-sent events.
+
+    `run` and `figures` come at once and after every change, as `GET` shows them; `tick` comes every ten
+    seconds; `end` says why nothing more will come, and then there is no use in connecting again.
+    """
+
+    async def may_go_on() -> bool:
+        return await _may_still_view(request)
+
+    return EventStream(hub.events(slot, may_go_on), headers={"X-Accel-Buffering": "no"})
+
+
+async def _may_still_view(request: Request) -> bool:
+    """Whether the credential of the request and its right hold; without a database nothing is shown anyway."""
+    try:
+        request.state.operator = await request.state.look_again()
+        if request.state.operator is None:
+            return False
+        rights.VIEW_RUNS.operator(request)
+    except ServiceUnavailable:
+        return True
+    except OpsplaneError:
+        return False
+    return True

@@ -112,6 +112,7 @@ def right(demand: Demand) -> Dependency:
     return dependency
 
 
+VIEW_RUNS = Right(Capability.OPS_VIEW)
 Anybody = right(Public())
 AnOperator = Annotated[Operator, right(SignedIn())]
 APerson = Annotated[Person, right(AtABrowser())]
@@ -119,7 +120,7 @@ ATenantUser = Annotated[TenantPerson, right(TenantUserSignedIn())]
 CanViewRunbooks = Annotated[Actor, right(Right(Capability.RUNBOOKS_VIEW))]
 # The service asks for platform.runbooks.run itself, so that a refused start is on record.
 CanStartRunbooks = Annotated[Actor, right(Right(Capability.SYSTEM_ACCESS))]
-CanViewRuns = Annotated[Actor, right(Right(Capability.OPS_VIEW))]
+CanViewRuns = Annotated[Actor, right(VIEW_RUNS)]
 CanViewAudit = Annotated[Actor, right(Right(Capability.AUDIT_VIEW))]
 CanBreakGlass = Annotated[Person, right(RightAtABrowser(Capability.BREAK_GLASS))]
 CanViewFindings = Annotated[Member, right(TenantRight(TenantCapability.FINDINGS_VIEW))]

@@ -54,10 +54,12 @@ async def begin(
     return Opened(row, secret)
 
 
-async def find(session: AsyncSession, settings: Settings, kind: type[AnySession], secret: str) -> AnySession | None:
-    """The session with this secret, if it is neither over, idle for too long nor ended; it counts as used."""
+async def find(
+    session: AsyncSession, settings: Settings, kind: type[AnySession], secret: str, *, used: bool = True
+) -> AnySession | None:
+    """The session with this secret, if it is neither over, idle for too long nor ended; does it count as `used`?"""
     row = await session.scalar(select(kind).where(kind.secret_hash == _hash(secret), alive(settings, kind)))
-    if row is not None:
+    if row is not None and used:
         await _touch(session, kind, row.id)
     return row
 

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
+from http import HTTPStatus
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
+from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,9 +35,12 @@ def build(*routers: APIRouter, shell: Callable[[Request], Shell]) -> FastAPI:
     for router in routers:
         app.include_router(router)
 
-    async def refusal(request: Request, error: Exception) -> HTMLResponse:
+    async def refusal(request: Request, error: Exception) -> Response:
         answer = problems.of(request, error)
-        frame = shell(request) if hasattr(request.state, "operator") or hasattr(request.state, "member") else None
+        known = hasattr(request.state, "operator") or hasattr(request.state, "member")
+        frame = shell(request) if known else None
+        if frame and frame.places and frame.path.strip("/") == frame.plane:
+            return RedirectResponse(frame.places[0].path, HTTPStatus.SEE_OTHER)
         shown = rendering.page("error.html", answer.status_code, shell=frame, problem=json.loads(bytes(answer.body)))
         shown.headers.update({name: value for name, value in answer.headers.items() if name == "retry-after"})
         return shown

@@ -25,7 +25,7 @@ from opsplane.runbooks.locks import ScopeLocked
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.reasons import Reason, ReasonRequired
 from opsplane.runbooks.scopes import Scope
-from opsplane.runs import lifecycle, views
+from opsplane.runs import announcing, lifecycle, views
 from opsplane.runs.models import OperationRun
 from opsplane.runs.views import RunOut
 
@@ -231,6 +231,7 @@ class _Starting:
             out = await views.show(tx.session, run.id, base_url=self.plane.settings.base_url)
             await self._keep_answer(tx.session, out)
             tx.after_commit.append(lambda: self._wake(out.id))
+            announcing.after_commit(tx, self.plane.queue, out.id)
         return Started(out, replayed=False)
 
     async def _reserve_key(self, session: AsyncSession) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.config import Settings
 from opsplane.db import Database, first_line, is_unreachable, sqlstate
 from opsplane.errors import ServiceUnavailable
+from opsplane.hints import Announcer
 from opsplane.runbooks import registry
 from opsplane.runbooks.base import Chunk, Retry, Runbook
 from opsplane.runs import items, lifecycle
@@ -47,14 +48,14 @@ class Drainer:
     settings: Settings
     worker: uuid.UUID
     stop: asyncio.Event
+    hints: Announcer
 
     async def drain(self, run_id: uuid.UUID) -> Drained:
         """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set."""
         runbook = await self._runbook_of(run_id)
         if runbook is None:
             return Drained.UNKNOWN_RUNBOOK
-        async with self.db.transaction() as tx:
-            await lifecycle.begin(tx.session, run_id)
+        await self._begin(run_id)
         size, ends = self._chunk_size(), time.monotonic() + SLICE_S
         while not self.stop.is_set():
             async with self.db.transaction() as tx:
@@ -62,6 +63,7 @@ class Drainer:
             if lease is None:
                 await self._finalize(run_id)
                 return Drained.EMPTY
+            self.hints.changed(run_id)
             await self._repair(runbook, lease, size, ends=ends)
             if time.monotonic() > ends:
                 return Drained.SLICE_OVER
@@ -99,6 +101,7 @@ class Drainer:
             )  # fmt: skip
             if done:
                 await items.finish(tx.session, stored)
+        self.hints.changed(lease.run_id)
         size.observe(chunk.updated, time.monotonic() - started)
         return None if done else stored
 
@@ -122,19 +125,28 @@ class Drainer:
         )
         try:
             async with self.db.transaction() as tx:
-                if _is_transient(error) and await items.retry_later(tx.session, lease):
-                    return
-                await items.fail(tx.session, lease, code=code, message=message)
+                if not _is_transient(error) or not await items.retry_later(tx.session, lease):
+                    await items.fail(tx.session, lease, code=code, message=message)
+            self.hints.changed(lease.run_id)
         except LeaseLost:
             log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
 
     async def _give_back(self, lease: Lease) -> None:
         async with self.db.transaction() as tx:
             await items.release(tx.session, lease)
+        self.hints.changed(lease.run_id)
+
+    async def _begin(self, run_id: uuid.UUID) -> None:
+        async with self.db.transaction() as tx:
+            moved = await lifecycle.begin(tx.session, run_id)
+        if moved:
+            self.hints.moved(run_id)
 
     async def _finalize(self, run_id: uuid.UUID) -> None:
         async with self.db.transaction() as tx:
-            await lifecycle.finalize(tx.session, run_id)
+            moved = await lifecycle.finalize(tx.session, run_id)
+        if moved:
+            self.hints.moved(run_id)
 
     async def _runbook_of(self, run_id: uuid.UUID) -> Runbook | None:
         async with self.db.transaction() as tx:

@@ -21,7 +21,7 @@ from opsplane.db import Database, Transaction
 from opsplane.errors import ServiceUnavailable
 from opsplane.queue import JOBS_PER_WAKE, Queue
 from opsplane.runbooks.models import IdempotencyKey, Preflight
-from opsplane.runs import items, lifecycle, processes
+from opsplane.runs import announcing, items, lifecycle, processes
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
 
@@ -70,6 +70,7 @@ async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> N
     queued = await tx.session.scalars(select(run.id).where(run.status == Status.QUEUED).order_by(run.id).limit(BATCH))
     for run_id in queued.all():
         if await lifecycle.begin(tx.session, run_id):
+            announcing.after_commit(tx, queue, run_id)
             _wake_after_commit(tx, queue, run_id)
 
 
@@ -77,6 +78,7 @@ async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> Non
     """Take tenants back from workers that fell silent."""
     for run_id in await items.free_expired(tx.session):
         log.warning("lease_expired", run_id=str(run_id))
+        announcing.after_commit(tx, queue, run_id)
         _wake_after_commit(tx, queue, run_id)
 
 
@@ -101,7 +103,7 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
         _wake_after_commit(tx, queue, run_id, jobs=min(free, JOBS_PER_WAKE))
 
 
-async def finalize_done(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
+async def finalize_done(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Complete runs whose last worker died between its last item and the completion."""
     still_open = select(item.run_id).where(item.run_id == run.id, item.state.in_(OPEN_ITEM_STATES))
     done = await tx.session.scalars(
@@ -110,10 +112,11 @@ async def finalize_done(tx: Transaction, _settings: Settings, _queue: Queue) -> 
         .limit(BATCH)
     )
     for run_id in done.all():
-        await lifecycle.finalize(tx.session, run_id)
+        if await lifecycle.finalize(tx.session, run_id):
+            announcing.after_commit(tx, queue, run_id)
 
 
-async def fail_unrunnable(tx: Transaction, settings: Settings, _queue: Queue) -> None:
+async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> None:
     """Fail runs that nobody can ever work on, so that their scope does not stay locked.
 
     That is a queued run that waited `stale_queued_s` with no worker alive, or one whose
@@ -134,13 +137,13 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, _queue: Queue) ->
             message = (
                 f"No worker was alive for {settings.stale_queued_s} s; start one (`opsplane worker`) and run again."
             )
-            await _give_up(tx.session, stale, "no_worker", message)
+            await _give_up(tx, queue, stale, "no_worker", message)
         elif workers and not processes.can_run(workers, stale.type, stale.runbook_version):
             message = f"No living worker has version {stale.runbook_version} of {stale.type}; run the current one."
-            await _give_up(tx.session, stale, "runbook_gone", message)
+            await _give_up(tx, queue, stale, "runbook_gone", message)
 
 
-async def flag_stalled(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
+async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Mark running runs in which nothing has moved for two minutes; unmark those that move again."""
     moved = _claimed_since(STALLED_AFTER)
     begun = run.started_at < func.clock_timestamp() - STALLED_AFTER
@@ -153,7 +156,12 @@ async def flag_stalled(tx: Transaction, _settings: Settings, _queue: Queue) -> N
     )
     for run_id in stalled.all():
         log.warning("run_stalled", run_id=str(run_id))
-    await tx.session.execute(update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None))
+        announcing.after_commit(tx, queue, run_id)
+    moving = await tx.session.scalars(
+        update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None).returning(run.id)
+    )
+    for run_id in moving.all():
+        announcing.after_commit(tx, queue, run_id)
 
 
 async def end_emergencies(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
@@ -192,10 +200,11 @@ async def _alone(session: AsyncSession, step: str) -> bool:
     return bool(await session.scalar(lock, {"name": f"opsplane:sweep:{step}"}))
 
 
-async def _give_up(session: AsyncSession, stale: OperationRun, code: str, message: str) -> None:
+async def _give_up(tx: Transaction, queue: Queue, stale: OperationRun, code: str, message: str) -> None:
     log.error("run_given_up", run_id=str(stale.id), code=code)
-    await items.fail_open(session, stale.id, code=code, message=message)
-    await lifecycle.fail_whole(session, stale, code=code, message=message)
+    await items.fail_open(tx.session, stale.id, code=code, message=message)
+    await lifecycle.fail_whole(tx.session, stale, code=code, message=message)
+    announcing.after_commit(tx, queue, stale.id)
 
 
 def _claimed_since(ago: timedelta) -> ColumnElement[bool]:

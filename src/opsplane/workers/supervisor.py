@@ -31,7 +31,7 @@ async def work(plane: Plane, stop: asyncio.Event) -> None:
     """
     settings, me = plane.settings, new_id()
     slots = asyncio.Semaphore(settings.worker_concurrency)
-    drainer = Drainer(plane.db, settings, me, stop)
+    drainer = Drainer(plane.db, settings, me, stop, plane.queue.hints)
     bell = Bell(drainer, plane.queue, slots=slots, concurrency=settings.worker_concurrency)
     log.info("worker_started", worker=str(me), slots=settings.worker_concurrency)
     await asyncio.gather(
