@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import uvicorn
 from playwright.async_api import Browser, async_playwright, expect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from opsplane.config import Settings
 from opsplane.db import Database
@@ -22,11 +23,32 @@ from tests.browser.stage import Stage
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 MISSING = "no Chromium here; install one: apt-get install chromium"
-TIMEOUT_MS = 10_000
+TIMEOUT_MS = 6000
 
 
 class Server(uvicorn.Server):
-    """A server within the tests' own loop; signals stay pytest's."""
+    """A server within the tests' own loop; signals stay pytest's. It keeps the paths it was asked for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.asked: list[str] = []
+        config = uvicorn.Config(
+            self._listened(app), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
+            proxy_headers=False, timeout_graceful_shutdown=2,
+        )  # fmt: skip
+        super().__init__(config)
+
+    def cut(self) -> None:
+        """Cut every connection, in the middle of whatever it is saying."""
+        for connection in list(self.server_state.connections):
+            if connection.transport:
+                connection.transport.abort()
+
+    def _listened(self, app: ASGIApp) -> ASGIApp:
+        async def listened(scope: Scope, receive: Receive, send: Send) -> None:
+            self.asked.append(scope["path"])
+            await app(scope, receive, send)
+
+        return listened
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -68,11 +90,7 @@ async def server(chromium: Browser, settings: Settings, listening: socket.socket
     """The whole application on a socket, with cheap password hashes."""
     plane = Plane(Database(settings), Queue(settings), settings)
     async with web.doors(plane) as doors:
-        config = uvicorn.Config(
-            doors.app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, timeout_graceful_shutdown=2,
-        )  # fmt: skip
-        server = Server(config)
+        server = Server(doors.app)
         serving = asyncio.create_task(server.serve([listening]))
         while not server.started:
             assert not serving.done(), "our server did not start"

@@ -69,7 +69,7 @@ class Stage:
     async def sign_in(self, context: BrowserContext, who: PlatformUser | TenantUser) -> None:
         """Give the browser a session, as a login does."""
         settings, client = self.plane.settings, Client("127.0.0.1", "Chromium")
-        kind = SystemSession if isinstance(who, PlatformUser) else AdminSession
+        kind: Any = SystemSession if isinstance(who, PlatformUser) else AdminSession
         async with self.plane.db.transaction() as tx:
             opened = await sessions.begin(tx.session, settings, kind, who.id, client)
         name = SessionCookie.of("system" if kind is SystemSession else "admin", settings).name
@@ -99,7 +99,8 @@ class Stage:
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"} or "Content Security Policy" in message.text:
-            self._consoles.append((f"console: {message.text}", message.location["url"]))
+            url = message.location["url"]
+            self._consoles.append((f"console: {message.text} {url}", url))
 
     def _response(self, response: Response) -> None:
         if not response.url.startswith(self.base_url):
