@@ -1,0 +1,372 @@
+"""Every page in every state: no violation that axe knows, in light and dark, wide and narrow; nothing scrolls sideways."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.async_api import Page, expect
+from sqlalchemy import text
+
+from opsplane.auth.actors import Actor
+from opsplane.auth.capabilities import Capability
+from opsplane.auth.roles import Role
+from opsplane.runbooks.service import Plane
+from opsplane.runs import lifecycle
+from opsplane.tenants.models import Tenant
+from tests import support, web
+from tests.browser.stage import AUDIT, EVERYTHING, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card
+from tests.browser.test_journeys import dialog_of, log_in, preflight
+from tests.browser.test_people import NOBODY
+from tests.support import BACKFILL
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LIGHT, DARK = "light", "dark"
+WIDE, NARROW, NARROWEST = 1440, 390, 320
+OPTIONS = {"runOnly": RULES, "resultTypes": ["violations"]}
+# What of a page can depend on colours alone, so that its other rules need not be asked twice at one width.
+COLOURS = {
+    "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]},
+    "resultTypes": ["violations"],
+}
+AXE = "async (options) => (await axe.run(document, options)).violations"
+TOO_WIDE = """() => {
+  const wide = document.scrollingElement.scrollWidth;
+  if (wide <= innerWidth) return [];
+  const named = (one) => one.tagName + (one.id && `#${one.id}`) + `.${one.className.baseVal ?? one.className}`;
+  return [`${wide} px`, ...[...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > innerWidth).map(named)];
+}"""
+
+
+@dataclass
+class World:
+    """What a state is made of."""
+
+    stage: Stage
+    plane: Plane
+    tenants: list[Tenant]
+    shell: Actor
+
+    async def open(self, path: str, *lacking: str) -> Page:
+        """A page of the system, as an operator sees it."""
+        return await self.stage.page(path, await self.stage.operator(*lacking))
+
+    async def customer(self, path: str) -> Page:
+        """A page of the admin plane, as an owner sees it."""
+        return await self.stage.page(path, await web.tenant_user(self.plane, Role.OWNER, self.tenants[0]))
+
+    async def in_emergency(self, path: str) -> Page:
+        """A page of the system, in break-glass."""
+        page = await self.stage.page(path, await web.platform_user(self.plane, *EVERYTHING))
+        answer = await page.evaluate(
+            "fetch('/system/break-glass', {method: 'POST', headers: {'Content-Type': 'application/json'}, "
+            "body: JSON.stringify({reason: 'the billing is down', minutes: 30})}).then((answer) => answer.status)"
+        )
+        assert answer == 200
+        await page.reload()
+        await expect(page.locator(".emergency")).to_contain_text("in 29:")
+        return page
+
+    async def run(self, key: str, *, drained: bool = True, tenant: str | None = None) -> str:
+        """The path of a run."""
+        run = (await support.start(self.plane, self.shell, key, tenant=tenant)).run
+        if drained:
+            await support.drain(self.plane, run.id)
+        return f"{RUNS}/{run.id}"
+
+    async def scalar(self, sql: str) -> Any:
+        """One value of the database."""
+        async with self.plane.db.transaction() as tx:
+            return await tx.session.scalar(text(sql))
+
+
+State = Callable[[World], Awaitable[Page]]
+STATES: dict[str, State] = {}
+
+
+def state(make: State) -> State:
+    STATES[make.__name__.replace("_", " ").strip()] = make
+    return make
+
+
+@state
+async def login_(w: World) -> Page:
+    return await w.stage.page("/system/login")
+
+
+@state
+async def login_with_an_error(w: World) -> Page:
+    page = await w.stage.page("/system/login")
+    w.stage.announce("401 POST")
+    await log_in(page, password="wrong")
+    await expect(page.get_by_role("alert")).to_be_visible()
+    return page
+
+
+@state
+async def welcome(w: World) -> Page:
+    return await w.stage.page("/")
+
+
+@state
+async def runbooks_fresh(w: World) -> Page:
+    return await w.open(RUNBOOKS)
+
+
+@state
+async def runbooks_denied(w: World) -> Page:
+    return await w.open(RUNBOOKS, "platform.runbooks.test.effects", Capability.RUNBOOKS_RUN)
+
+
+@state
+async def runbooks_after_a_preflight_and_nothing_to_do(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    await preflight(page)
+    await preflight(page, BACKFILL)
+    return page
+
+
+@state
+async def runbooks_with_the_picker_open(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    await card(page, PLAIN).get_by_label("Single tenant").check()
+    await expect(card(page, PLAIN).get_by_role("option")).to_have_count(3)
+    await page.keyboard.press("ArrowDown")
+    return page
+
+
+@state
+async def runbooks_with_the_picker_empty(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    await card(page, PLAIN).get_by_label("Single tenant").check()
+    await page.keyboard.type("zzz")
+    await expect(card(page, PLAIN).get_by_role("option")).to_contain_text("No tenant matches")
+    return page
+
+
+@state
+async def runbooks_with_the_dialog_open(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    await dialog_of(page)
+    return page
+
+
+@state
+async def runbooks_with_errors_in_the_dialog(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    dialog = await dialog_of(page, phrase="wrong", reason="")
+    await dialog.get_by_role("button", name="Run on").click()
+    await expect(dialog).to_contain_text("Say why")
+    return page
+
+
+@state
+async def runbooks_with_a_refusal_in_the_dialog(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    dialog = await dialog_of(page)
+    await w.scalar("UPDATE preflights SET expires_at = clock_timestamp() RETURNING 1")
+    w.stage.announce("409 POST")
+    await dialog.get_by_role("button", name="Run on").click()
+    await expect(dialog.get_by_role("button", name="Preflight again")).to_be_visible()
+    return page
+
+
+@state
+async def runbooks_running_now_with_a_toast(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    dialog = await dialog_of(page)
+    await dialog.get_by_role("button", name="Run on").click()
+    await expect(page.locator(".toast")).to_be_visible()
+    await expect(card(page, PLAIN)).to_contain_text("Running now")
+    return page
+
+
+@state
+async def runbooks_searched_in_vain(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    await page.get_by_role("searchbox").fill("zzz")
+    return page
+
+
+@state
+async def runbooks_after_the_session_ended(w: World) -> Page:
+    page = await w.open(RUNBOOKS)
+    await w.scalar("UPDATE system_sessions SET revoked_at = clock_timestamp() RETURNING 1")
+    w.stage.announce("404 ")
+    await card(page, PLAIN).get_by_role("button", name="Preflight").click()
+    await expect(card(page, PLAIN).get_by_role("alert")).to_contain_text("session has ended")
+    return page
+
+
+@state
+async def runs_empty(w: World) -> Page:
+    return await w.open(RUNS)
+
+
+@state
+async def runs_filled(w: World) -> Page:
+    await w.run(FAILS)
+    await w.run(PLAIN, tenant="acme")
+    await w.run(PLAIN, drained=False)
+    return await w.open(f"{RUNS}?since=7d&limit=2")
+
+
+@state
+async def runs_filtered_to_nothing(w: World) -> Page:
+    return await w.open(f"{RUNS}?outcome=failed&tenant=acme")
+
+
+@state
+async def run_queued(w: World) -> Page:
+    return await w.open(await w.run(PLAIN, drained=False))
+
+
+@state
+async def run_running(w: World) -> Page:
+    run = (await support.start(w.plane, w.shell, PLAIN)).run
+    async with w.plane.db.transaction() as tx:
+        await lifecycle.begin(tx.session, run.id)
+    page = await w.open(f"{RUNS}/{run.id}")
+    await expect(page.locator("#items tbody tr")).to_have_count(3)
+    return page
+
+
+@state
+async def run_succeeded_with_its_json(w: World) -> Page:
+    page = await w.open(await w.run(PLAIN))
+    await page.locator("summary").click()
+    await page.locator("#grid").press("ArrowRight")
+    await expect(page.locator("#grid-said")).to_contain_text("acme")
+    return page
+
+
+@state
+async def run_partially_succeeded(w: World) -> Page:
+    return await w.open(f"{await w.run(FAILS)}?state=failed")
+
+
+@state
+async def run_failed(w: World) -> Page:
+    path = await w.run(FAILS, tenant="globex")
+    page = await w.open(path)
+    await expect(page.locator("[data-badge-slot=outcome]")).to_have_text("Failed")
+    return page
+
+
+@state
+async def audit(w: World) -> Page:
+    await w.run(PLAIN)
+    page = await w.open(f"{AUDIT}?action=platform.&limit=1")
+    await page.locator("summary").first.click()
+    return page
+
+
+@state
+async def audit_filtered_to_nothing(w: World) -> Page:
+    return await w.open(f"{AUDIT}?actor=nobody")
+
+
+@state
+async def forbidden(w: World) -> Page:
+    w.stage.announce("403 GET")
+    return await w.open(AUDIT, Capability.AUDIT_VIEW)
+
+
+@state
+async def not_found(w: World) -> Page:
+    w.stage.announce("404 GET")
+    return await w.open(f"{RUNS}/{NOBODY}")
+
+
+@state
+async def unprocessable(w: World) -> Page:
+    w.stage.announce("422 GET")
+    return await w.open(f"{RUNS}?status=nonsense")
+
+
+@state
+async def break_glass_dialog(w: World) -> Page:
+    page = await w.stage.page(RUNS, await web.platform_user(w.plane, *EVERYTHING))
+    await page.get_by_role("button", name="Account of").click()
+    await page.get_by_role("button", name="Break glass…").click()
+    return page
+
+
+@state
+async def break_glass_banner(w: World) -> Page:
+    return await w.in_emergency(RUNS)
+
+
+@state
+async def account_menu(w: World) -> Page:
+    page = await w.open(RUNS)
+    await page.get_by_role("button", name="Account of").click()
+    return page
+
+
+@state
+async def notifications(w: World) -> Page:
+    page = await w.open(RUNS)
+    await page.get_by_role("button", name="Notifications").click()
+    return page
+
+
+@state
+async def help_(w: World) -> Page:
+    page = await w.open(RUNS)
+    await page.keyboard.press("?")
+    return page
+
+
+@state
+async def admin_login(w: World) -> Page:
+    return await w.stage.page("/admin/login")
+
+
+@state
+async def admin_findings_empty(w: World) -> Page:
+    return await w.customer("/admin/findings")
+
+
+@state
+async def admin_findings_filled(w: World) -> Page:
+    for severity, status in (("critical", "new"), ("high", "triaged"), ("medium", "in_progress"), ("low", "resolved")):
+        values = {"severity": severity, "status": status, "title": "a_very_long_title_of_one_word" * 5}
+        await support.add_findings(w.plane, w.tenants[0], 1, **values)
+    return await w.customer("/admin/findings?limit=3")
+
+
+@state
+async def admin_finding(w: World) -> Page:
+    await support.add_findings(w.plane, w.tenants[0], 1, external_ref="https://scanner.example/" + "r" * 120)
+    return await w.customer(f"/admin/findings/{await w.scalar('SELECT id FROM findings')}")
+
+
+@state
+async def admin_operations_empty(w: World) -> Page:
+    return await w.customer("/admin/operations")
+
+
+@pytest.mark.parametrize("name", STATES)
+async def test_axe_finds_nothing_and_nothing_scrolls_sideways(
+    stage: Stage, plane: Plane, tenants: list[Tenant], operator: Actor, name: str
+) -> None:
+    page = await STATES[name](World(stage, plane, tenants, operator))
+    await page.evaluate(AXE_SCRIPT)
+    wrong: list[str] = []
+    for width, theme, options in (
+        (WIDE, LIGHT, OPTIONS),
+        (WIDE, DARK, COLOURS),
+        (NARROW, DARK, OPTIONS),
+        (NARROW, LIGHT, COLOURS),
+    ):
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.emulate_media(color_scheme="light" if theme == LIGHT else "dark", reduced_motion="reduce")
+        for violation in await page.evaluate(AXE, options):
+            where = [f"{node['target']} {node['failureSummary']}" for node in violation["nodes"][:3]]
+            wrong.append(f"{theme} {width}: {violation['id']}: {where}")
+    await page.set_viewport_size({"width": NARROWEST, "height": 700})
+    wrong += [f"at {NARROWEST}: {one}" for one in await page.evaluate(TOO_WIDE)]
+    assert wrong == [], json.dumps(wrong, indent=1)
