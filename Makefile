@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint advisories types layers unit fuzz watchers openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ fuzz: $(VENV)/installed ## Ask both planes what schemathesis makes of their cont
 WATCHERS ?= 200
 watchers: $(VENV)/installed ## Measure how soon so many watchers see what a run has committed (WATCHERS=200)
 	$(BIN)/python -m tests.load.watchers --watchers $(WATCHERS) $(ARGS)
+
+smooth: $(VENV)/installed ## Look whether pages with 5,000 tenants and 10,000 runs are smooth (needs chromium)
+	$(BIN)/python -m tests.load.smooth $(ARGS)
 
 openapi: $(VENV)/installed ## Write openapi/*.json anew
 	$(BIN)/python -m opsplane.api.openapi

@@ -36,7 +36,7 @@ function tell(run) {
 
 function fill(template, values) {
   const row = $(`#${template}`).content.firstElementChild.cloneNode(true);
-  for (const [field, value] of Object.entries(values)) $(`[data-field="${field}"]`, row).replaceChildren(value);
+  for (const [field, value] of Object.entries(values)) $(`[data-field="${field}"]`, row).replaceChildren(...[value].filter(Boolean));
   return row;
 }
 
@@ -84,8 +84,7 @@ let here = -1;
 
 function showGrid(figures) {
   if (figures.cells === cells && figures.tenants_per_cell === perCell) return;
-  ({ cells, tenants_per_cell: perCell } = figures);
-  columns = Math.max(25, Math.min(100, Math.round(Math.sqrt(cells.length * 4))));
+  ({ cells, columns, tenants_per_cell: perCell } = figures);
   svg.setAttribute("viewBox", `0 0 ${columns * CELL} ${Math.max(1, Math.ceil(cells.length / columns)) * CELL}`);
   const parts = {};
   for (let place = 0; place < cells.length; place += 1) {
@@ -148,8 +147,8 @@ async function showItems() {
   const body = $("#items tbody");
   if (!body) return;
   for (const item of items) {
-    const ended = document.createElement(item.finished_at ? "time" : "span");
-    if (item.finished_at) showTime(ended, item.finished_at);
+    const ended = item.finished_at ? document.createElement("time") : "";
+    if (ended) showTime(ended, item.finished_at);
     const row = fill("item-row", {
       who: item.tenant_external_id ?? "–",
       state: badge("item", item.state),

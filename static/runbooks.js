@@ -1,6 +1,6 @@
 // A runbook's card: scope, preflight, dialog, start. Whatever changes the scope takes the preflight back.
 
-import { $, $$, announce, ask, connection, number, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
+import { $, $$, announce, ask, connection, here, number, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
 
 const EVERY_MS = 5000;
 const TYPING_MS = 150;
@@ -77,7 +77,7 @@ class Card {
     if (why.dataset.said === reason + blocker?.id) return;
     why.dataset.said = reason + blocker?.id;
     why.textContent = reason;
-    if (blocker) why.append(" – ", Object.assign(document.createElement("a"), { href: blocker.view_url, textContent: "view run" }));
+    if (blocker) why.append(" – ", Object.assign(document.createElement("a"), { href: here(blocker.view_url), textContent: "view run" }));
   }
 
   async preflight() {
@@ -162,7 +162,7 @@ class Card {
     const scope = this.scopeName;
     this.changed();
     refresh();
-    toast("Run queued", `${this.title} on ${scope}`, { href: run.view_url, text: "View run" }).focus();
+    toast("Run queued", `${this.title} on ${scope}`, { href: here(run.view_url), text: "View run" }).focus();
   }
 
   update(runbook) {
@@ -173,12 +173,13 @@ class Card {
     const link = $("a", line);
     if (!last) return;
     if (link?.pathname === `/system/ops/runs/${last.id}`) return showRunBadge(link, last);
-    const anchor = Object.assign(document.createElement("a"), { href: last.view_url });
+    const anchor = Object.assign(document.createElement("a"), { href: here(last.view_url) });
     showRunBadge(anchor, last);
     const at = document.createElement("time");
     showTime(at, last.created_at);
-    const scope = last.scope.tenant_external_id ?? "All tenants";
-    line.replaceChildren(Object.assign(document.createElement("span"), { className: "muted", textContent: "Last run" }), anchor, ` ${scope} `, at);
+    const scope = $("#scope-tag").content.firstElementChild.cloneNode(true);
+    if (last.scope.tenant_id) scope.lastChild.textContent = last.scope.tenant_external_id;
+    line.replaceChildren(Object.assign(document.createElement("span"), { className: "muted", textContent: "Last run" }), anchor, scope, at);
   }
 }
 

@@ -37,19 +37,22 @@ async function isSignedOut() {
 }
 
 function signedOut() {
-  const here = encodeURIComponent(location.pathname + location.search);
+  const next = encodeURIComponent(location.pathname + location.search);
   return new Problem(
-    { code: "signed_out", detail: "Your session has ended. Nothing you typed is lost; sign in in another tab and come back, or", link: { href: `/${plane}/login?next=${here}`, text: "sign in here" } },
+    { code: "signed_out", detail: "Your session has ended. Nothing you typed is lost; sign in in another tab and come back, or", link: { href: `/${plane}/login?next=${next}`, text: "sign in here" } },
     401,
   );
 }
+
+/** An address of opsplane as this browser reaches it, which may be under another name than the configured one. */
+export const here = (url) => new URL(url, location).pathname;
 
 // ---- Telling people
 
 /** Puts a problem where the reader looks, with a link if there is a next move. */
 export function showProblem(place, problem) {
   const shown = $("#callout").content.cloneNode(true);
-  const link = problem.view_url ? { href: problem.view_url, text: "View run" } : problem.link;
+  const link = problem.view_url ? { href: here(problem.view_url), text: "View run" } : problem.link;
   $("strong", shown).textContent = problem.title && problem.status !== 401 ? `${problem.title}.` : "";
   $("span", shown).textContent = problem.message;
   if (link) Object.assign($("a", shown), { hidden: false, href: link.href, textContent: link.text });
@@ -74,8 +77,7 @@ export function toast(title, text, link) {
 /** Live, reconnecting or stale; a stale pill is a button that tries again. */
 export function connection(state, retry) {
   const pill = $("#pill");
-  const at = new Date().toLocaleTimeString([], { timeZone: zone() });
-  if (state !== "stale") pill.dataset.at = at;
+  if (state !== "stale") pill.dataset.at = formatted("clock", new Date());
   const text = { live: "Live", reconnecting: "Reconnecting", stale: `Last update ${pill.dataset.at ?? "unknown"} · Retry`, over: "" }[state];
   pill.hidden = state === "over";
   pill.dataset.state = state;
@@ -85,7 +87,8 @@ export function connection(state, retry) {
 
 // ---- Numbers and times
 
-export const number = (value) => (value == null ? "–" : Math.round(value).toLocaleString("en"));
+const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+export const number = (value) => (value == null ? "–" : grouped.format(value));
 
 export function duration(ms) {
   if (ms == null) return "–";
@@ -107,15 +110,25 @@ function ago(date) {
   return Math.abs(s) < 5 ? "just now" : relative.format(Math.round(s / size), unit);
 }
 
+// Making a formatter takes a hundred times as long as using it.
+const formatters = new Map();
+function formatted(kind, date) {
+  const key = `${kind} ${zone()}`;
+  if (!formatters.has(key)) formatters.set(key, new Intl.DateTimeFormat("en-GB", { ...SHOWN[kind], timeZone: zone() }));
+  return formatters.get(key).format(date);
+}
+const DAY = { day: "numeric", month: "short", year: "numeric" };
+const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false };
+const SHOWN = { day: DAY, clock: CLOCK, both: { ...DAY, ...CLOCK } };
+
+/** 14:02:11 · 3 minutes ago, with the day unless it is today. */
 export function showTime(element, iso) {
   const date = new Date(iso);
-  const options = { timeZone: zone(), hour12: false, hour: "2-digit", minute: "2-digit", second: "2-digit" };
-  const today = date.toLocaleDateString("en", { timeZone: zone() }) === new Date().toLocaleDateString("en", { timeZone: zone() });
-  if (!today) Object.assign(options, { day: "numeric", month: "short", year: "numeric" });
-  const text = `${date.toLocaleString("en-GB", options)}${zone() ? " UTC" : ""} · ${ago(date)}`;
+  const today = formatted("day", date) === formatted("day", new Date());
+  const text = `${formatted(today ? "clock" : "both", date)}${zone() ? " UTC" : ""} · ${ago(date)}`;
   if (element.dateTime !== iso) element.dateTime = iso;
   if (element.textContent !== text) element.textContent = text;
-  element.title = date.toISOString();
+  element.title = iso;
 }
 
 export const showTimes = (root = document) => $$("time[datetime]", root).forEach((time) => showTime(time, time.dateTime));
@@ -228,7 +241,7 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (!keysOn() || event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target) || $("dialog[open]")) return;
-  const place = Date.now() - waitingForPlace < 1500 && $(`[data-go="${CSS.escape(event.key)}"]`);
+  const place = Date.now() - waitingForPlace < 1500 && $(`[data-place="${CSS.escape(event.key)}"]`);
   waitingForPlace = 0;
   const act = place ? () => place.click() : KEYS[event.key];
   if (!act) return;

@@ -7,20 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import structlog
 import uvicorn
 
 from opsplane import app, migrate, runtime
 from opsplane.config import Settings
-from opsplane.errors import ConfigurationError
+from opsplane.errors import ConfigurationError, ServiceUnavailable
 from opsplane.workers import supervisor
 
 log = structlog.get_logger()
 
+Worker = subprocess.Popen[bytes]
+
 GRACE_S = 30
 CHECK_S = 0.5
+HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
 
 
 async def work(settings: Settings, *, with_parent: bool = False) -> None:
@@ -41,8 +44,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         ConfigurationError: the port is taken.
     """
     refuse_taken(host, port)
-    if "base_url" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"base_url": f"http://localhost:{port}"})
+    settings = linked(settings, host, port)
     config = uvicorn.Config(
         app.build(settings), host=host, port=port, log_config=None, access_log=False, server_header=False,
         proxy_headers=False,  # the application does it, by OPSPLANE_TRUSTED_PROXIES
@@ -51,26 +53,36 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     uvicorn.Server(config).run()
 
 
+def linked(settings: Settings, host: str, port: int) -> Settings:
+    """The settings with links that lead to this host and port, unless `OPSPLANE_BASE_URL` says where they lead."""
+    if "base_url" in settings.model_fields_set:
+        return settings
+    name = "localhost" if host in HERE else f"[{host}]" if ":" in host else host
+    return settings.model_copy(update={"base_url": f"http://{name}:{port}"})
+
+
 def up(settings: Settings, *, host: str, port: int, workers: int) -> None:
     """API and workers in one process tree; `settings` must name both servers."""
+    settings = linked(settings, host, port)
     asyncio.run(migrate.upgrade(settings))
     with worker_processes(settings, workers):
         serve(settings, host=host, port=port)
 
 
 @contextlib.contextmanager
-def worker_processes(settings: Settings, count: int) -> Iterator[None]:
+def worker_processes(settings: Settings, count: int) -> Iterator[list[Worker]]:
     """Worker processes beside this one; they end with it, however it ends."""
     environment = os.environ | {
         "OPSPLANE_DATABASE_URL": settings.database_url or "",
         "OPSPLANE_REDIS_URL": settings.redis_url or "",
         "OPSPLANE_LOG_LEVEL": settings.log_level,
+        "OPSPLANE_BASE_URL": settings.base_url,
     }
     command = [sys.executable, "-m", "opsplane.cli.main", "worker", "--with-parent"]
     # The pipe is the leash: its other end closes even when this process is killed.
     processes = [subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) for _ in range(count)]  # noqa: S603
     try:
-        yield
+        yield processes
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -79,7 +91,20 @@ def worker_processes(settings: Settings, count: int) -> Iterator[None]:
             _wait(process)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
+def require_alive(workers: Sequence[Worker]) -> None:
+    """Find out whether any of these workers is left.
+
+    Raises:
+        ServiceUnavailable: all have ended, so whoever waits for them waits for ever.
+    """
+    if all(worker.poll() is not None for worker in workers):
+        codes = ", ".join(str(worker.returncode) for worker in workers)
+        raise ServiceUnavailable(
+            f"Every worker has ended (exit codes {codes}); `opsplane worker` shows why.", service="workers"
+        )
+
+
+def _wait(process: Worker) -> None:
     try:
         process.wait(GRACE_S)
     except subprocess.TimeoutExpired:

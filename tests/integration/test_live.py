@@ -34,7 +34,8 @@ from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.views import RunNotFound
 from opsplane.tenants.models import Tenant
 from tests import support, web
-from tests.integration.test_processes import Commands, until
+from tests.integration.conftest import Commands
+from tests.integration.test_processes import until
 from tests.web import Doors
 
 RIGHTS = (Capability.SYSTEM_ACCESS, Capability.OPS_VIEW)
@@ -80,7 +81,9 @@ async def test_a_cell_of_several_tenants_shows_the_one_that_needs_attention_most
 
 async def test_the_line_of_speed_is_when_tenants_ended(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     run_id = await queued(plane, operator)
-    assert await show(plane, run_id) == FiguresOut(cells="", tenants_per_cell=1, throughput=[], seconds_per_point=0)
+    assert await show(plane, run_id) == FiguresOut(
+        cells="", columns=40, tenants_per_cell=1, throughput=[], seconds_per_point=0
+    )
     begun_at = datetime.now(UTC)
     times = {"started_at": begun_at, "completed_at": begun_at + timedelta(seconds=120)}
     async with plane.db.transaction() as tx:
@@ -265,6 +268,13 @@ async def test_a_slow_watcher_gets_the_newest_state_and_no_queue(
         assert b'"release":"3"' in news
 
 
+async def test_nobody_joins_a_run_of_which_nothing_more_will_be_told(plane: Plane, operator: Actor) -> None:
+    run_id = (await support.start(plane, operator, "test.effects.plain", force=True)).run.id
+    await support.drain(plane, run_id)
+    async with web.doors(plane, pace=HINTED) as doors, doors.hub.watch(run_id) as one, doors.hub.watch(run_id) as other:
+        assert (one.over, other.over) == (True, True)
+
+
 async def test_many_watchers_of_a_run_are_one_reader_and_none_when_they_leave(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
@@ -274,6 +284,7 @@ async def test_many_watchers_of_a_run_are_one_reader_and_none_when_they_leave(
             streams = [await held.enter_async_context(streaming(address, run_id, headers)) for _ in range(10)]
             for stream in streams:
                 await stream.until("figures")
+            await asyncio.sleep(0.5)  # until the reader rests for a minute
             assert (doors.hub._streams, len(doors.hub._watched), len(doors.hub._tasks)) == (10, 1, 1)
         await until(idle(doors), 2)
 

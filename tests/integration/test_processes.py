@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -22,51 +22,10 @@ from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
 from tests import support
 from tests.conftest import RUNBOOKS
+from tests.integration.conftest import Commands
 from tests.support import BACKFILL
 
 ROWS = 40
-
-
-class Commands:
-    """Starts commands against one database and ends what it started."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._started: list[subprocess.Popen[str]] = []
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSPLANE_")} | {
-            "OPSPLANE_DATABASE_URL": settings.database_url or "",
-            "OPSPLANE_REDIS_URL": settings.redis_url or "",
-            "OPSPLANE_RUNBOOKS_DIR": str(RUNBOOKS),
-            "OPSPLANE_LEASE_S": "2",
-            "OPSPLANE_SWEEP_S": "0.5",
-            "OPSPLANE_WORKER_CONCURRENCY": "1",
-        }
-
-    def start(self, *arguments: str, module: str = "main", **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"opsplane.cli.{module}", *arguments],
-            env=self._environment | environment, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self._started.append(process)
-        return process
-
-    def run(self, *arguments: str, module: str = "main", **environment: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, module=module, **environment)
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-    def end(self) -> None:
-        for process in self._started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-
-
-@pytest.fixture
-def commands(settings: Settings) -> Iterator[Commands]:
-    started = Commands(settings)
-    yield started
-    started.end()
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:

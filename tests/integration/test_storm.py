@@ -16,8 +16,8 @@ from opsplane.config import Settings
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
 from tests import support
+from tests.integration.conftest import Commands
 from tests.integration.test_api import start_body, token
-from tests.integration.test_processes import Commands
 
 ROUNDS = int(os.environ.get("STORM_ROUNDS", "40"))
 RIGHTS = (

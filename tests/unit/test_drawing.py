@@ -18,7 +18,7 @@ def test_every_letter_has_a_shape_of_its_own() -> None:
 @pytest.mark.parametrize("count", [1, 25, 26, 250, 5000])
 def test_every_tenant_is_drawn_once_inside_the_box(count: int) -> None:
     cells = "".join(LETTERS[place % 6] for place in range(count))
-    grid = drawing.grid(cells)
+    grid = drawing.grid(cells, 40)
     corners = [(int(x), int(y)) for path in grid.paths.values() for x, y in re.findall(r"M(\d+) (\d+)", path)]
     assert len(corners) == len(set(corners)) == count == sum(grid.counts.values())
     assert max(x for x, _ in corners) + drawing.CELL <= grid.width
@@ -27,7 +27,7 @@ def test_every_tenant_is_drawn_once_inside_the_box(count: int) -> None:
 
 
 def test_nothing_is_drawn_of_a_run_that_has_no_items_yet() -> None:
-    assert drawing.grid("").paths == {}
+    assert drawing.grid("", 40).paths == {}
     assert drawing.line([]) == drawing.line([5]) == drawing.line([0, 0]) == ""
 
 

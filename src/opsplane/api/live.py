@@ -9,8 +9,9 @@ from starlette.responses import StreamingResponse
 
 from opsplane.api import problems, rights
 from opsplane.api.deps import ThePlane
-from opsplane.api.hub import Hub, Slot, TooManyStreams
+from opsplane.api.hub import Hub, TooManyStreams
 from opsplane.api.rights import CanViewRuns
+from opsplane.api.watched import Slot
 from opsplane.auth.tokens import InvalidToken
 from opsplane.errors import MissingCapability, NotFound, OpsplaneError, ServiceUnavailable
 from opsplane.runs import figures

@@ -2,6 +2,8 @@
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +12,15 @@ import typer
 from opsplane import demo as demonstration
 from opsplane import logs, migrate, runtime, serving
 from opsplane.auth.actors import Actor
-from opsplane.cli import context, output, watching
+from opsplane.cli import context, output, proof, watching
+from opsplane.cli.proof import Proof
 from opsplane.config import Environment, Settings
 from opsplane.errors import ConfigurationError
 from opsplane.findings import importer
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.service import Plane, Source, StartOrder
 from opsplane.runs.views import RunOut
+from opsplane.serving import Worker
 
 RUNBOOK = "findings.lifecycle.backfill"
 WORKERS = 2
@@ -34,36 +38,47 @@ def demo(
         configured = context.load()
         if configured.env is Environment.PRODUCTION:
             raise ConfigurationError("The demo makes and repairs data of its own; it does not run in production.")
-        output.note("Starting PostgreSQL and Valkey …")
+        if serve:
+            serving.refuse_taken(host, port)
+        proof.step(1, "Start PostgreSQL and Valkey", "Real servers, because only they show what locks and crashes do.")
         with runtime.servers(configured) as settings:
             logs.configure(settings)
-            asyncio.run(migrate.upgrade(settings))
-            with serving.worker_processes(settings, WORKERS):
-                proven = asyncio.run(_show(settings, tenants=tenants, findings=findings))
-                if not proven:
+            linked = serving.linked(settings, host, port)
+            asyncio.run(migrate.upgrade(linked))
+            with serving.worker_processes(linked, WORKERS) as workers:
+                proven = asyncio.run(_show(linked, workers, tenants=tenants, findings=findings))
+                if not proof.judge(proven):
                     raise typer.Exit(context.FAILED)
                 if serve:
-                    _serve(settings, host=host, port=port)
+                    _serve(linked, proven.first, host=host, port=port)
 
 
-async def _show(settings: Settings, *, tenants: int, findings: int) -> bool:
+async def _show(settings: Settings, workers: Sequence[Worker], *, tenants: int, findings: int) -> Proof:
     async with runtime.opened(settings, application="opsplane-demo") as plane:
-        await demonstration.refuse_foreign(plane)
-        made = await demonstration.make(plane, tenants=tenants, findings=findings)
-        output.note(f"Made {made.findings:,} findings of {made.tenants:,} tenants, most without lifecycle data.")
-        await _import(plane)
+        await _make(plane, tenants=tenants, findings=findings)
         by = Actor.shell(runtime.os_user())
+        proof.step(3, "Preflight", "Count what a run would change, and change nothing; plain SQL has to agree.")
         seen = await service.preflight(plane, RUNBOOK, None, by=by, source=Source.CLI)
-        counted = await demonstration.count_wrong(_plain(settings))
+        before = await demonstration.count_wrong(_plain(settings))
         output.note(
-            f"Preflight: {seen.affected_count:,} of {seen.total_count:,} findings are wrong, "
-            f"in {seen.estimated_tenants:,} tenants. Plain SQL counts {counted:,}."
+            f"{seen.affected_count:,} of {seen.total_count:,} findings are wrong, "
+            f"in {seen.estimated_tenants:,} tenants. Plain SQL counts {before:,}."
         )
-        first = await _run(plane, "The demo's backfill", by=by, force=False)
-        output.run(first, json_=False)
-        second = await _run(plane, "Once more, to prove that nothing is done twice", by=by, force=True)
-        left = await demonstration.count_wrong(_plain(settings))
-        return _judge(seen.affected_count, counted, first, second, left)
+        proof.step(4, "Repair all tenants", "One run, tenant by tenant, in chunks, by two worker processes.")
+        first = await _run(plane, workers, "The demo's backfill", by=by, force=False)
+        proof.step(5, "Run it once more", "What is right is left alone, so a second run changes nothing.")
+        second = await _run(plane, workers, "Once more, to prove that nothing is done twice", by=by, force=True)
+        proof.step(6, "Compare", "The runs say what they did; plain SQL, which knows nothing of them, says what is.")
+        after = await demonstration.count_wrong(_plain(settings))
+        return Proof(before=before, preflight=seen.affected_count, first=first, second=second, after=after)
+
+
+async def _make(plane: Plane, *, tenants: int, findings: int) -> None:
+    proof.step(2, "Make tenants with wrong findings", "From before findings had a lifecycle; a few tenants have most.")
+    await demonstration.refuse_foreign(plane)
+    made = await demonstration.make(plane, tenants=tenants, findings=findings)
+    output.note(f"Made {made.findings:,} findings of {made.tenants:,} tenants, most without lifecycle data.")
+    await _import(plane)
 
 
 async def _import(plane: Plane) -> None:
@@ -77,7 +92,7 @@ async def _import(plane: Plane) -> None:
     output.note(f"Imported {done.results:,} results of a real ruff report over installed packages (SARIF 2.1.0).")
 
 
-async def _run(plane: Plane, why: str, *, by: Actor, force: bool) -> RunOut:
+async def _run(plane: Plane, workers: Sequence[Worker], why: str, *, by: Actor, force: bool) -> RunOut:
     order = StartOrder(
         runbook=RUNBOOK,
         tenant=None,
@@ -87,31 +102,16 @@ async def _run(plane: Plane, why: str, *, by: Actor, force: bool) -> RunOut:
         force=force,
     )
     started = await service.start(plane, order, by=by)
-    done = await watching.until_done(plane, started.run.id, timeout_s=None)
-    assert done is not None
-    return done
+    alive = partial(serving.require_alive, workers)
+    return await watching.until_done(plane, started.run.id, timeout_s=None, check=alive)
 
 
-def _judge(affected: int, counted: int, first: RunOut, second: RunOut, left: int) -> bool:
-    """Say whether every number agrees."""
-    updated, again = first.context.updated_count, second.context.updated_count
-    output.note(f"First run: {updated:,} updated. Second run: {again:,} updated. Wrong by plain SQL now: {left:,}.")
-    proven = affected == counted == updated and again == left == 0 and first.outcome == "succeeded"
-    output.note("Every number agrees." if proven else "The numbers do not agree; this is a defect, please report it.")
-    return proven
-
-
-def _serve(settings: Settings, *, host: str, port: int) -> None:
+def _serve(settings: Settings, seen: RunOut, *, host: str, port: int) -> None:
     async def operator() -> demonstration.Access:
         async with runtime.opened(settings) as plane:
             return await demonstration.operator_access(plane)
 
-    url, access = f"http://{host}:{port}", asyncio.run(operator())
-    output.note(
-        f"\nopsplane serves {url}/system/login now (Ctrl-C ends it). Sign in as {demonstration.OPERATOR} with the\n"
-        f"password {access.password}, or try the API:\n"
-        f"  curl -H 'Authorization: Bearer {access.token}' {url}/system/ops/runs"
-    )
+    proof.door(settings.base_url, asyncio.run(operator()), seen)
     serving.serve(settings, host=host, port=port)
 
 

@@ -1,33 +1,43 @@
-"""What commands print: tables and bars for people, JSON for programs."""
+"""What commands print: tables and facts for people, JSON for programs."""
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from opsplane.doctor import Finding
-from opsplane.runs.views import RunOut
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # A pipe has no width; without one, rich would cut ids to fit 80 columns.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 250)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+live = Console(stderr=True, highlight=False)  # knows where its lines end, so that it can draw over them
 
-STYLES = {"succeeded": "green", "partially_succeeded": "yellow", "failed": "red", "cancelled": "yellow"}
+UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+NARROWEST, UNBOUNDED = 20, 10_000
+WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+
+
+def data(value: object, style: str = "") -> Text:
+    """A value as it is: no part of it is markup, and none drives the terminal."""
+    if isinstance(value, Text):
+        return value
+    shown = "-" if value is None else str(value)
+    return Text("".join(at if at.isprintable() or at == "\n" else UNPRINTABLE for at in shown), style)
 
 
 def note(text: str) -> None:
     """Tell people something that is not data."""
-    err.print(text, markup=False)
+    err.print(Text("\n").join(_lines(data(text), err, 0)))
 
 
 def as_json(data: Any) -> None:
@@ -36,24 +46,57 @@ def as_json(data: Any) -> None:
 
 
 def rows(columns: Sequence[str], values: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print a table, or what to do when there is nothing to show."""
+    """Print a table, or a paragraph for each row where it does not fit, or what to do when there is nothing to show."""
     if not values:
         note(empty)
         return
+    cells = [[data("" if cell is None else cell) for cell in row] for row in values]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0)  # the id stays whole, so that it can be copied
-    for row in values:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # data is never markup
-    out.print(table)
+    for row in cells:
+        table.add_row(*row)
+    if Measurement.get(out, out.options.update(max_width=UNBOUNDED), table).minimum > out.width:
+        _paragraphs(columns, cells)
+    else:
+        out.print(table)
 
 
-def facts(values: Mapping[str, object]) -> None:
-    """Print labelled values."""
+def _paragraphs(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    for first, *others in rows:
+        out.print(first)
+        named = [Text.assemble((name, "dim"), " ", cell) for name, cell in zip(columns[1:], others, strict=True)]
+        for line in flow(named, out.width - 2):
+            out.print(Text("  ").append_text(line))
+
+
+def flow(parts: Sequence[Text], width: int, gap: str = "  ") -> list[Text]:
+    """The parts side by side, in as many lines as it takes to break none."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + len(gap) + part.cell_len <= width:
+            lines[-1].append(gap).append_text(part)
+        else:
+            lines.append(part.copy())
+    return lines
+
+
+def facts(values: Mapping[str, object], *, to: Console = out) -> None:
+    """Print labelled values; on a terminal long ones go on below their beginning."""
     width = max(len(label) for label in values)
     for label, value in values.items():
-        shown = value if isinstance(value, Text) else Text("-" if value is None else str(value))
-        out.print(Text.assemble((f"{label:<{width}}", "dim"), "  ", shown))
+        lines = _lines(data(value), to, width + 2)
+        shown = Text("\n" + " " * (width + 2)).join(lines)
+        to.print(Text.assemble((f"{label:<{width}}", "dim"), "  ", shown))
+
+
+def _lines(value: Text, to: Console, indent: int) -> Iterable[Text]:
+    """Lines that end between words; a word too long for one stays whole, for it is a link or an id to copy."""
+    width = max(NARROWEST, to.width - indent)
+    if not to.is_terminal or value.cell_len <= width:
+        return value.split("\n")
+    broken = (textwrap.wrap(line, width, **WHOLE_WORDS) or [""] for line in value.plain.split("\n"))
+    return [Text(line, value.style) for lines in broken for line in lines]
 
 
 def checks(findings: Sequence[Finding], *, as_json: bool) -> None:
@@ -65,73 +108,6 @@ def checks(findings: Sequence[Finding], *, as_json: bool) -> None:
     for finding in findings:
         table.add_row("[green]ok[/green]" if finding.ok else "[red]wrong[/red]", finding.name, finding.detail)
     out.print(table)
-
-
-def run(shown: RunOut, *, json_: bool) -> None:
-    """Print a run."""
-    if json_:
-        as_json(shown)
-        return
-    counts = shown.summary_counts
-    style = STYLES.get(shown.outcome, "cyan")
-    facts({
-        "Run": shown.id,
-        "Runbook": f"{shown.type_label} ({shown.type})",
-        "Scope": scope(shown),
-        "Status": Text(f"{shown.status}, {shown.outcome}", style),
-        "Started by": f"{shown.actor.display} ({shown.source})",
-        "Reason": f"{shown.reason.code}: {shown.reason.text}" if shown.reason else None,
-        "Tenants": f"{counts.get('processed', 0):,} of {counts.get('total', 0):,} done: "
-        f"{counts.get('succeeded', 0):,} repaired, {counts.get('skipped', 0):,} had nothing to repair, "
-        f"{counts.get('failed', 0):,} failed",
-        "Rows": f"{shown.context.updated_count:,} updated, {shown.context.preflight.affected_count or 0:,} seen wrong",
-        "Took": f"{shown.context.duration_ms / 1000:.1f} s" if shown.context.duration_ms is not None else None,
-        "View": shown.view_url,
-    })  # fmt: skip
-    for failure in shown.failures:
-        err.print(
-            f"{failure.tenant_external_id or 'run'}: {failure.code}: {failure.message}", style="red", markup=False
-        )
-
-
-def scope(shown: RunOut) -> str:
-    """A run's scope in words."""
-    return f"tenant {shown.scope.tenant_external_id}" if shown.scope.tenant_id else "all tenants"
-
-
-class Bar:
-    """A bar of rows with rate and time left; silent when nobody watches."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def show(self, shown: RunOut) -> None:
-        """Move to where the run is."""
-        counts = shown.summary_counts
-        rate = shown.progress.rows_per_s
-        self._progress.update(
-            self._task,
-            total=shown.context.preflight.affected_count or counts.get("total") or 1,
-            completed=counts.get("updated", 0)
-            if shown.context.preflight.affected_count
-            else counts.get("processed", 0),
-            description=f"{shown.status}  {counts.get('processed', 0):,}/{counts.get('total', 0):,} tenants",
-            rate=f"{rate:,.0f} rows/s" if rate else "",
-        )
-
-
-@contextmanager
-def bar() -> Iterator[Bar]:
-    """A live bar on stderr."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=False) as progress:
-        yield Bar(progress, progress.add_task("queued", total=None, rate=""))
 
 
 def _plain(data: Any) -> Any:

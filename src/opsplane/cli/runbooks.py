@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from opsplane.auth.actors import Actor
-from opsplane.cli import context, output, watching
+from opsplane.cli import context, output, sheets, watching
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.reasons import ReasonCode
@@ -122,7 +122,7 @@ async def _asked(plane: Plane, order: StartOrder, *, by: Actor) -> StartOrder:
 async def _follow(plane: Plane, started: Started, *, wait: bool, timeout: float | None, json_: bool) -> int:
     run = started.run
     if not wait:
-        output.run(run, json_=json_)
+        sheets.whole(run, json_=json_)
         output.note(f"Follow it: opsplane runs watch {run.id}")
         return 0
     return await watching.follow(plane, run.id, timeout_s=timeout, json_=json_)

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from opsplane.cli import context, output, watching
+from opsplane.cli import context, looks, output, sheets, watching
 from opsplane.runbooks.service import Plane, Source
 from opsplane.runs import views
 from opsplane.runs.states import Outcome, Status
+from opsplane.runs.views import RunOut
 from opsplane.tenants import universe
 
 app = typer.Typer(no_args_is_help=True, help="What is running and what has run.")
@@ -40,18 +41,7 @@ def list_(
         if json_:
             output.as_json(found)
         else:
-            table = [
-                (
-                    run.id,
-                    run.type,
-                    output.scope(run),
-                    run.status,
-                    run.outcome,
-                    f"{run.context.updated_count:,}",
-                    run.source,
-                )
-                for run in found
-            ]
+            table = [_row(run) for run in found]
             output.rows(
                 ("RUN", "RUNBOOK", "SCOPE", "STATUS", "OUTCOME", "UPDATED", "SOURCE"),
                 table,
@@ -67,7 +57,8 @@ def show(run_id: RunId, json_: output.AsJson = False) -> None:
 
     async def act(plane: Plane) -> None:
         async with plane.db.reading() as session:
-            output.run(await views.show(session, run_id, base_url=plane.settings.base_url), json_=json_)
+            shown = await views.show(session, run_id, base_url=plane.settings.base_url)
+        sheets.whole(shown, json_=json_)
 
     context.run(act)
 
@@ -84,3 +75,15 @@ def watch(
         return await watching.follow(plane, run_id, timeout_s=timeout, json_=json_)
 
     raise typer.Exit(context.run(act))
+
+
+def _row(run: RunOut) -> tuple[object, ...]:
+    return (
+        run.id,
+        run.type,
+        sheets.scope(run),
+        looks.label("status", run.status),
+        looks.label("outcome", run.outcome),
+        f"{run.context.updated_count:,}",
+        run.source.replace("_", " "),
+    )

@@ -1,31 +1,67 @@
 """Follow a run until it ends."""
 
 import asyncio
+import os
 import time
 import uuid
+from collections.abc import Callable, Sequence
 
-from opsplane.cli import context, output
+from opsplane.cli import context, output, sheets
+from opsplane.cli.lines import Lines
+from opsplane.cli.live import Picture
 from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks.service import Plane
-from opsplane.runs import processes, views
+from opsplane.runs import figures, processes, views
+from opsplane.runs.figures import FiguresOut
 from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import RunOut
+from opsplane.runs.views import FailureOut, RunOut
 
 POLL_S = 0.2
+NO_FIGURES = FiguresOut(cells="", columns=1, tenants_per_cell=1, throughput=[], seconds_per_point=0)
 
 
-async def until_done(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None) -> RunOut:
-    """The run once it is completed, with a live bar meanwhile, or as it is when `timeout_s` has passed."""
-    await _warn_without_workers(plane)
+class Reporter:
+    """Shows a run each time it is looked at, and tells each failure once."""
+
+    def __init__(self, screen: Picture | Lines) -> None:
+        self.screen = screen
+        self._told: set[uuid.UUID | None] = set()
+
+    def show(self, shown: RunOut, drawn: FiguresOut) -> None:
+        """Show the run as it is now."""
+        for told in self._news(shown.failures):
+            self.screen.tell(sheets.failure(told))
+        if shown.status is Status.COMPLETED and (more := sheets.unseen(shown, len(self._told))):
+            self.screen.tell(more)
+        self.screen.show(shown, drawn)
+
+    def _news(self, failures: Sequence[FailureOut]) -> list[FailureOut]:
+        news = [failure for failure in failures if failure.tenant_id not in self._told]
+        self._told.update(failure.tenant_id for failure in news)
+        return news
+
+
+async def until_done(
+    plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None, check: Callable[[], None] = lambda: None
+) -> RunOut:
+    """The run once it is completed, shown live meanwhile, or as it is when `timeout_s` has passed.
+
+    `check` may raise to end a wait that has become pointless.
+    """
     ends = time.monotonic() + timeout_s if timeout_s is not None else None
-    with output.bar() as bar:
+    shown, drawn = await _look(plane, run_id, draws=False)
+    sheets.header(shown)
+    await _warn_without_workers(plane, shown)
+    with _screen() as screen:
+        reporter = Reporter(screen)
         while True:
-            async with plane.db.reading() as session:
-                shown = await views.show(session, run_id, base_url=plane.settings.base_url)
-            bar.show(shown)
+            began = time.monotonic()
+            shown, drawn = await _look(plane, run_id, draws=screen.draws)
+            reporter.show(shown, drawn)
             if shown.status is Status.COMPLETED or (ends is not None and time.monotonic() > ends):
                 return shown
-            await asyncio.sleep(POLL_S)
+            check()
+            await asyncio.sleep(max(POLL_S, 3 * (time.monotonic() - began)))  # watching costs a quarter at most
 
 
 async def follow(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None, json_: bool) -> int:
@@ -35,7 +71,10 @@ async def follow(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None, js
     except (asyncio.CancelledError, ServiceUnavailable):
         output.note(f"The run goes on without you; follow it again: opsplane runs watch {run_id}")
         raise
-    output.run(shown, json_=json_)
+    if _read_together() and not json_:
+        sheets.result(shown)
+    else:
+        sheets.whole(shown, json_=json_)
     if shown.status is not Status.COMPLETED:
         output.note(f"Timed out, and the run goes on; follow it again: opsplane runs watch {run_id}")
     return exit_code(shown)
@@ -48,8 +87,25 @@ def exit_code(shown: RunOut) -> int:
     return 0 if shown.outcome is Outcome.SUCCEEDED else context.FAILED
 
 
-async def _warn_without_workers(plane: Plane) -> None:
+async def _look(plane: Plane, run_id: uuid.UUID, *, draws: bool) -> tuple[RunOut, FiguresOut]:
+    async with plane.db.reading() as session:
+        shown = await views.show(session, run_id, base_url=plane.settings.base_url)
+        return shown, await figures.show(session, run_id) if draws else NO_FIGURES
+
+
+def _screen() -> Picture | Lines:
+    # Only a real terminal is drawn on: FORCE_COLOR wants colours in a log, not a cursor that moves.
+    drawable = os.isatty(2) and output.err.is_interactive
+    return Picture(output.live) if drawable else Lines(output.err)
+
+
+def _read_together() -> bool:
+    """Whether stdout and stderr are one terminal or one file, so that nothing need be said on both."""
+    return os.path.samestat(os.fstat(1), os.fstat(2))
+
+
+async def _warn_without_workers(plane: Plane, shown: RunOut) -> None:
     async with plane.db.reading() as session:
         alive = await processes.live_workers(session)
-    if not alive:
+    if not alive and shown.status is not Status.COMPLETED:
         output.note("No worker is alive, so the run waits. Start one in another terminal: opsplane worker")

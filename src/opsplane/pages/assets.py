@@ -1,6 +1,7 @@
 """Static files under an address that changes with their content, so that browsers may keep them for ever."""
 
 import hashlib
+import json
 from functools import cache
 from xml.etree import ElementTree as ET
 
@@ -14,6 +15,14 @@ FOLDER = data.ROOT / "static"
 SPRITE = "icons.svg"
 FOREVER = "public, max-age=31536000, immutable"
 BRIEFLY = "public, max-age=60"  # another release's pages, while both are being served
+SPECULATION = "speculation.json"
+# Pages that nobody's looking changes are fetched while the pointer still rests on their link.
+RULES = {
+    "prefetch": [
+        {"where": {"href_matches": ["/system/ops/*", "/system/audit*", "/admin/findings*", "/admin/operations*"]},
+         "eagerness": "moderate"}
+    ]
+}  # fmt: skip
 SVG = "http://www.w3.org/2000/svg"
 # The mark is drawn for itself, as the browser tab's icon, and again as a symbol, for pages.
 MARK = (
@@ -41,7 +50,7 @@ def sprite() -> str:
 @cache
 def version() -> str:
     """A name for what all static files hold now."""
-    digest = hashlib.sha256(sprite().encode())
+    digest = hashlib.sha256((sprite() + json.dumps(RULES)).encode())
     for file in sorted(FOLDER.rglob("*")):
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())
@@ -59,7 +68,12 @@ def mount(app: FastAPI) -> None:
     async def icons(release: str) -> Response:
         return Response(sprite(), media_type="image/svg+xml", headers={"Cache-Control": _keep(release)})
 
-    app.add_api_route(f"/static/{{release}}/{SPRITE}", icons, methods=["GET"], include_in_schema=False)
+    async def speculation(release: str) -> Response:
+        kind = "application/speculationrules+json"
+        return Response(json.dumps(RULES), media_type=kind, headers={"Cache-Control": _keep(release)})
+
+    app.add_api_route(f"/static/{{release}}/{SPRITE}", icons, methods=["GET"])
+    app.add_api_route(f"/static/{{release}}/{SPECULATION}", speculation, methods=["GET"])
     app.mount("/static/{release}", _Kept(directory=FOLDER))
 
 

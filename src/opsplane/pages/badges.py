@@ -1,4 +1,4 @@
-"""The one catalogue of badges: a word, a colour and an icon for every state that pages show."""
+"""The one catalogue of badges: a word, a colour and an icon for every state that pages and terminal show."""
 
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CELL = 10
-COLUMNS = 100
-NARROWEST = 25
 LINE_WIDTH, LINE_HEIGHT = 100, 32
 
 
@@ -33,23 +31,20 @@ SHAPES = {
 class Grid:
     """Every tenant as a cell: one path for each state, in a box of `width` by `height`."""
 
-    columns: int
     width: int
     height: int
     paths: dict[str, str]
     counts: dict[str, int]
 
 
-def grid(cells: str) -> Grid:
-    """Draw a run's cells, row by row; few of them make few columns, so that they stay large enough to see."""
-    columns = max(NARROWEST, min(COLUMNS, round((len(cells) * 4) ** 0.5)))
+def grid(cells: str, columns: int) -> Grid:
+    """Draw a run's cells, row by row."""
     paths = defaultdict(list)
     for place, state in enumerate(cells):
         row, column = divmod(place, columns)
         paths[state].append(f"M{column * CELL} {row * CELL}{SHAPES[state].path}")
     rows = -(-len(cells) // columns)
     return Grid(
-        columns=columns,
         width=columns * CELL,
         height=max(rows, 1) * CELL,
         paths={state: "".join(parts) for state, parts in paths.items()},

@@ -15,7 +15,7 @@ from opsplane.auth.capabilities import Capability
 from opsplane.auth.members import Member
 from opsplane.auth.models import AdminSession, SystemSession
 from opsplane.config import Settings
-from opsplane.pages import rendering
+from opsplane.pages import assets, rendering
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,12 @@ class Shell:
         """Whether to offer the way into an emergency."""
         return self.may(Capability.BREAK_GLASS)
 
-    def page(self, template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-        """A page within this frame."""
-        return rendering.page(template, status, shell=self, **context)
+    def page(self, template: str, status: int = HTTPStatus.OK, *, live: bool = False, **context: Any) -> HTMLResponse:
+        """A page within this frame; all but live ones have the browser fetch what is about to be clicked."""
+        shown = rendering.page(template, status, shell=self, **context)
+        if not live:
+            shown.headers["Speculation-Rules"] = f'"{assets.url(assets.SPECULATION)}"'
+        return shown
 
 
 def system_shell(request: Request) -> Shell:

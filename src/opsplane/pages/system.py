@@ -62,9 +62,10 @@ async def run(
     items = await api.list_items(run_id, who, plane, query)
     return shell.page(
         "system/run.html",
+        live=True,
         run=shown,
         figures=figures,
-        grid=drawing.grid(figures.cells),
+        grid=drawing.grid(figures.cells, figures.columns),
         line=drawing.line(figures.throughput),
         items=items.items,
         next_cursor=items.next_cursor,

@@ -1,5 +1,6 @@
 """What a run looks like drawn: a letter for each tenant, and how fast the rows went."""
 
+import math
 import uuid
 from typing import Any
 
@@ -14,6 +15,7 @@ from opsplane.runs.views import RunNotFound
 
 MAX_CELLS = 5_000
 MAX_POINTS = 60
+NARROWEST, WIDEST = 40, 100
 SHORTEST_POINT_S = 0.25
 
 # What needs attention most comes first; `k` is skipped.
@@ -33,12 +35,14 @@ run, item = OperationRun, OperationRunItem
 class FiguresOut(BaseModel):
     """A run as a grid of tenants and a line of its speed.
 
-    `cells` has a letter for each tenant in order of work: pending, running, succeeded, sKipped,
-    failed or cancelled; of several in one cell it is the one that needs attention most.
+    `cells`, to be set in rows of `columns`, has a letter for each tenant in order of work:
+    pending, running, succeeded, sKipped, failed or cancelled; of several in one cell it is the
+    one that needs attention most.
     `throughput` is rows by when their tenants ended, in equal intervals from the start to now or the end.
     """
 
     cells: str
+    columns: int
     tenants_per_cell: int
     throughput: list[int]
     seconds_per_point: float
@@ -61,10 +65,16 @@ def _present(row: Row[*tuple[Any, ...]]) -> FiguresOut:
     begun = span_s is not None
     return FiguresOut(
         cells=cells or "",
+        columns=_columns(len(cells or "")),
         tenants_per_cell=per_cell or 1,
         throughput=[int((rows or {}).get(str(point), 0)) for point in range(points)] if begun else [],
         seconds_per_point=round(span_s / points, 3) if begun else 0,
     )
+
+
+def _columns(cells: int) -> int:
+    """A picture about eight times as wide as high, whose cells stay large enough to see."""
+    return max(NARROWEST, min(WIDEST, round(math.sqrt(8 * cells))))
 
 
 def _figures(run_id: uuid.UUID) -> Select[*tuple[Any, ...]]:

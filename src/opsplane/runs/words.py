@@ -9,7 +9,7 @@ UNKNOWN = "\N{EN DASH}"
 
 NEXT = {
     Status.QUEUED: "A worker will take it within seconds.",
-    Status.RUNNING: "It goes on without you; closing this page changes nothing.",
+    Status.RUNNING: "It goes on without you; look away and come back as you like.",
     Status.PAUSING: "Workers end their chunks, then it is paused. Its scope stays locked.",
     Status.PAUSED: "Nothing happens until somebody resumes it. Its scope stays locked.",
     Status.CANCELLING: "Workers end their chunks, then it is cancelled. What is repaired stays repaired.",
@@ -59,6 +59,8 @@ def said(status: Status, counts: Mapping[str, int], affected: int | None, fracti
     done, total, noun = counts.get("processed", 0), counts.get("total", 0), "tenants"
     if affected:
         done, total, noun = counts.get("updated", 0), affected, "rows"
+    if status is Status.COMPLETED and done != total:
+        return f"{number(done)} of {number(total)} {noun}"  # it is over, but that is not all of them
     return f"{number(done)} of {number(total)} {noun} ({int(fraction * 100)} %)"
 
 
@@ -66,5 +68,5 @@ def pace(status: Status, rows_per_s: float | None, eta_s: float | None, fraction
     """How fast it is, and how long it still takes, once that can be told."""
     parts = [f"{number(rows_per_s)} rows/s"] if rows_per_s else []
     if eta_s is not None and fraction >= PACE_AFTER and status is Status.RUNNING:
-        parts.append(f"about {duration(eta_s * 1000)} left")
+        parts.append(f"about {duration(eta_s * 1000)} left" if eta_s >= 1 else "less than 1 s left")
     return ", ".join(parts)
