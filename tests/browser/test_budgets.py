@@ -1,6 +1,5 @@
 """What a page may weigh: bytes over the wire and requests, on a cold cache and on a warm one."""
 
-import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -98,15 +97,13 @@ async def test_fifty_rows_fit_the_budget_of_a_document(
 async def test_a_link_that_the_pointer_rests_on_is_fetched_before_the_click(stage: Stage, server: Server) -> None:
     page = await stage.page(RUNBOOKS, await stage.operator())
     audit = page.get_by_role("link", name="Audit")
-    await audit.hover()
-    async with asyncio.timeout(5):
-        while AUDIT not in server.asked:
-            await asyncio.sleep(0.02)
-    await page.wait_for_timeout(100)
+    async with page.context.expect_event("requestfinished", lambda request: request.url.endswith(AUDIT)):
+        await audit.hover()
     server.asked.clear()
     await audit.click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Audit")
     assert AUDIT not in server.asked
+    assert await page.evaluate("performance.getEntriesByType('navigation')[0].deliveryType") == "navigational-prefetch"
 
 
 async def a_finding(plane: Plane) -> str:
