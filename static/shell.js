@@ -101,7 +101,7 @@ export function duration(ms) {
 }
 
 const zone = () => (document.documentElement.dataset.zone === "utc" ? "UTC" : undefined);
-const AGO = [[60, "second"], [3600, "minute", 60], [86400, "hour", 3600], [Infinity, "day", 86400]];
+const AGO = [[60, "second"], [3600, "minute", 60], [86400, "hour", 3600], [5_184_000, "day", 86400], [Infinity, "month", 2_629_800]];
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
 function ago(date) {
@@ -119,9 +119,10 @@ function formatted(kind, date) {
 }
 const DAY = { day: "numeric", month: "short", year: "numeric" };
 const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false };
-const SHOWN = { day: DAY, clock: CLOCK, both: { ...DAY, ...CLOCK } };
+const { second, ...MINUTES } = CLOCK;
+const SHOWN = { day: DAY, clock: CLOCK, both: { ...DAY, ...MINUTES } };
 
-/** 14:02:11 · 3 minutes ago, with the day unless it is today. */
+/** 14:02:11 · 3 minutes ago; with the day, and without seconds, unless it is today. */
 export function showTime(element, iso) {
   const date = new Date(iso);
   const today = formatted("day", date) === formatted("day", new Date());

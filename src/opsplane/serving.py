@@ -23,7 +23,8 @@ Worker = subprocess.Popen[bytes]
 
 GRACE_S = 30
 CHECK_S = 0.5
-HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+# Compared, not listened on.
+HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 # nosec
 
 
 async def work(settings: Settings, *, with_parent: bool = False) -> None:

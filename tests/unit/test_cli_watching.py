@@ -147,6 +147,12 @@ def test_a_run_without_a_worker_says_what_to_do() -> None:
     assert drawn(a_run(stalled=True), 80)[-1].strip() == "No worker carries it on. Start one: opsplane worker"
 
 
+def test_only_the_badge_has_the_look_of_a_badge() -> None:
+    console = terminal(80)
+    console.print(live.draw(a_run(), FIGURES, 80))
+    assert printed(console).startswith("\x1b[1;7;34m Running \x1b[0m  55,265 of")
+
+
 def test_without_colour_nothing_is_coloured() -> None:
     console = terminal(80, no_color=True)
     console.print(live.draw(a_run(), FIGURES, 80))

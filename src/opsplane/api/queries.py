@@ -36,7 +36,8 @@ class Listed(BaseModel):
 
     def filters(self) -> dict[str, Any]:
         """What narrows the list, as it stands in the address."""
-        return self.model_dump(mode="json", exclude={"cursor", "limit"}, exclude_none=True)
+        given = self.model_dump(mode="json", exclude={"cursor", "limit"}, exclude_none=True)
+        return {name: str(value).lower() if isinstance(value, bool) else value for name, value in given.items()}
 
 
 def _written_out(given: str) -> str:

@@ -26,6 +26,7 @@ class Picture:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        self._console.print()
         self._open.enter_context(self._live)
         return self
 

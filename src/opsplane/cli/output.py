@@ -35,9 +35,9 @@ def data(value: object, style: str = "") -> Text:
     return Text("".join(at if at.isprintable() or at == "\n" else UNPRINTABLE for at in shown), style)
 
 
-def note(text: str) -> None:
+def note(text: str, style: str = "") -> None:
     """Tell people something that is not data."""
-    err.print(Text("\n").join(_lines(data(text), err, 0)))
+    err.print(Text("\n").join(_lines(data(text, style), err, 0)))
 
 
 def as_json(data: Any) -> None:
@@ -77,17 +77,18 @@ def flow(parts: Sequence[Text], width: int, gap: str = "  ") -> list[Text]:
         if lines and lines[-1].cell_len + len(gap) + part.cell_len <= width:
             lines[-1].append(gap).append_text(part)
         else:
-            lines.append(part.copy())
+            lines.append(Text().append_text(part))  # a copy would give its style to all that follows
     return lines
 
 
 def facts(values: Mapping[str, object], *, to: Console = out) -> None:
-    """Print labelled values; on a terminal long ones go on below their beginning."""
+    """Print labelled values; what is too long for the rest of a terminal's line goes on below."""
     width = max(len(label) for label in values)
     for label, value in values.items():
-        lines = _lines(data(value), to, width + 2)
-        shown = Text("\n" + " " * (width + 2)).join(lines)
-        to.print(Text.assemble((f"{label:<{width}}", "dim"), "  ", shown))
+        lines = list(_lines(data(value), to, width + 2))
+        fits = not to.is_terminal or all(line.cell_len <= to.width - width - 2 for line in lines)
+        first, others = (" " * (width + 2 - len(label)), "\n" + " " * (width + 2)) if fits else ("\n", "\n")
+        to.print(Text.assemble((label, "dim"), first, Text(others).join(lines)))
 
 
 def _lines(value: Text, to: Console, indent: int) -> Iterable[Text]:

@@ -45,9 +45,9 @@ class Proof:
 
 def step(number: int, what: str, why: str) -> None:
     """Say what comes, and what for."""
-    output.live.print()
-    output.live.print(Text(f"{number}/{STEPS} {what}", "bold"))
-    output.live.print(Text(why, "dim"))
+    output.note("")
+    output.note(f"{number}/{STEPS} {what}", "bold")
+    output.note(why, "dim")
 
 
 def judge(proof: Proof) -> bool:
@@ -69,16 +69,12 @@ def judge(proof: Proof) -> bool:
 
 def door(url: str, access: Access, seen: RunOut) -> None:
     """Say how to sign in, and where to look first; without borders at the sides, so that links can be copied."""
-    output.live.print()
-    output.live.print(Rule("opsplane is being served; Ctrl-C ends it", align="left"))
-    output.facts(
-        {
-            "Sign in at": f"{url}/system/login",
-            "E-mail": OPERATOR,
-            "Password": access.password,
-            "The run you just saw": seen.view_url,
-            "The API": f"curl -H 'Authorization: Bearer {access.token}' {url}/system/ops/runs",
-        },
-        to=output.err,
+    output.note("")
+    output.live.print(Rule("opsplane serves; Ctrl-C ends it", align="left"))
+    output.facts({"Sign in": f"{url}/system/login", "E-mail": OPERATOR, "Password": access.password}, to=output.err)
+    # Each on a line of its own, and that unbroken, whatever the width: they are copied.
+    output.err.print(output.data(f"\nOpen the run you just saw:\n{seen.view_url}"))
+    output.err.print(
+        output.data(f"\nOr ask the API:\ncurl -H 'Authorization: Bearer {access.token}' {url}/system/ops/runs")
     )
     output.live.print(Rule())
