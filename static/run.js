@@ -167,11 +167,19 @@ async function showItems() {
 
 let stream = null;
 let lastHeard = Date.now();
-let items = 0;
+let itemsDue = 0;
 
 function heard() {
   lastHeard = Date.now();
   connection("live");
+}
+
+/** At most every two seconds, and never the last change without it. */
+function itemsSoon() {
+  itemsDue ||= setTimeout(() => {
+    itemsDue = 0;
+    showItems().catch(lost);
+  }, 2000);
 }
 
 function open() {
@@ -183,7 +191,7 @@ function open() {
     const figures = JSON.parse(event.data);
     showGrid(figures);
     showLine(figures);
-    if (Date.now() - items > 2000) (items = Date.now()), showItems().catch(lost);
+    itemsSoon();
   });
   stream.addEventListener("tick", heard);
   stream.addEventListener("end", (event) => finish(JSON.parse(event.data).code));
@@ -193,6 +201,8 @@ function open() {
 function finish(code) {
   stream?.close();
   stream = null;
+  clearTimeout(itemsDue);
+  itemsDue = 0;
   if (code === "completed") {
     connection("over");
     clearInterval(watch);

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import uvicorn
 from playwright.async_api import Browser, async_playwright, expect
+from sqlalchemy import text
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from opsplane.config import Settings
@@ -24,6 +25,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 MISSING = "no Chromium here; install one: apt-get install chromium"
 TIMEOUT_MS = 6000
+BUSY = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+"""
 
 
 class Server(uvicorn.Server):
@@ -108,7 +113,17 @@ async def stage(chromium: Browser, server: Server, plane: Plane) -> AsyncIterato
     opened = Stage(chromium, plane)
     yield opened
     await opened.close()
+    await _quiet(plane)
     assert opened.wrong() == []
+
+
+async def _quiet(plane: Plane) -> None:
+    """Wait until the server has nothing in hand: the next test empties the tables, which waits for nobody."""
+    for _ in range(200):
+        async with plane.db.reading() as session:
+            if not await session.scalar(text(BUSY)):
+                return
+        await asyncio.sleep(0.02)
 
 
 @pytest.fixture

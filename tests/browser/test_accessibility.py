@@ -1,7 +1,8 @@
 """Every page in every state: no violation that axe knows, in light and dark, wide and narrow; nothing scrolls sideways."""
 
 import json
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,12 +15,14 @@ from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.roles import Role
 from opsplane.runbooks.service import Plane
-from opsplane.runs import lifecycle
+from opsplane.runs import lifecycle, types
+from opsplane.runs.models import OperationRunFailure
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.browser.stage import AUDIT, EVERYTHING, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card, look_again
 from tests.browser.test_journeys import dialog_of, log_in, preflight
 from tests.browser.test_people import NOBODY
+from tests.integration.test_admin import SYNC, add_run
 from tests.support import BACKFILL
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -80,6 +83,11 @@ class World:
 
 State = Callable[[World], Awaitable[Page]]
 STATES: dict[str, State] = {}
+
+
+@pytest.fixture(autouse=True)
+def _operation_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(types, "_types", {SYNC.key: SYNC})
 
 
 def state(make: State) -> State:
@@ -354,6 +362,31 @@ async def admin_finding(w: World) -> Page:
 @state
 async def admin_operations_empty(w: World) -> Page:
     return await w.customer("/admin/operations")
+
+
+@state
+async def admin_operations_filled(w: World) -> Page:
+    failures = [OperationRunFailure(item_key="acme", code="timed_out", message="for us only")]
+    await an_operation(w, outcome="failed", failures=failures)
+    await an_operation(w)
+    return await w.customer("/admin/operations?outcome=failed&limit=1")
+
+
+@state
+async def admin_operation(w: World) -> Page:
+    path = await an_operation(
+        w, outcome="partially_succeeded", summary_counts={"total": 9, "processed": 9, "failed": 1}
+    )
+    return await w.customer(path)
+
+
+async def an_operation(w: World, failures: Sequence[OperationRunFailure] = (), **values: Any) -> str:
+    run_id = await add_run(w.plane, SYNC.key, w.tenants[0], **values)
+    async with w.plane.db.transaction() as tx:
+        for failure in failures:
+            failure.run_id = uuid.UUID(run_id)
+            tx.session.add(failure)
+    return f"/admin/operations/{run_id}"
 
 
 @pytest.mark.parametrize("name", STATES)

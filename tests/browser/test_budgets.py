@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 from sqlalchemy import text
 
 from opsplane.auth.actors import Actor
@@ -92,6 +92,18 @@ async def test_fifty_rows_fit_the_budget_of_a_document(
     page = await stage.page(path, people[path.split("/")[1]])
     assert await page.locator("tbody tr").count() >= 50 or path == AUDIT
     assert (await weigh(page)).document <= DOCUMENT_BYTES
+
+
+async def test_a_link_that_the_pointer_rests_on_is_fetched_before_the_click(stage: Stage, server: Server) -> None:
+    page = await stage.page(RUNBOOKS, await stage.operator())
+    audit = page.get_by_role("link", name="Audit")
+    async with page.context.expect_event("requestfinished", lambda request: request.url.endswith(AUDIT)):
+        await audit.hover()
+    server.asked.clear()
+    await audit.click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Audit")
+    assert AUDIT not in server.asked
+    assert await page.evaluate("performance.getEntriesByType('navigation')[0].deliveryType") == "navigational-prefetch"
 
 
 async def a_finding(plane: Plane) -> str:

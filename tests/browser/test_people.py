@@ -35,6 +35,7 @@ async def test_too_many_attempts_say_how_long_to_wait(stage: Stage) -> None:
         async with page.expect_response("**/system/login") as answered:
             await log_in(page, "nobody@ops.test", password="wrong")
         assert (await answered.value).status == (429 if attempt == 10 else 401)
+        await expect(page.get_by_role("alert")).to_be_visible()
     await expect(page.get_by_role("alert")).to_have_text(re.compile(r"try again in \d+ seconds?\."))
 
 
