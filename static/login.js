@@ -2,7 +2,7 @@
 
 const main = document.querySelector("main");
 const plane = main.dataset.plane;
-const home = { system: "/system/ops/runbooks", admin: "/admin/findings" }[plane];
+const home = main.dataset.home;
 const problem = document.querySelector("#problem");
 const login = document.querySelector("#login");
 

@@ -329,6 +329,9 @@ function watchSession() {
 /** Something the reader did has used the session. */
 export const used = () => (endsAt = Math.max(endsAt, Date.now() + Number(document.body.dataset.endsIn) * 1000));
 
+// A page that was fetched before its link was clicked has not used the session; the click has.
+if (performance.getEntriesByType("navigation")[0]?.deliveryType === "navigational-prefetch") staySignedIn();
+
 showTimes();
 showKeys();
 setInterval(showTimes, 5000);

@@ -9,6 +9,7 @@ import pytest
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.roles import Role
+from opsplane.config import Environment
 from opsplane.pages import assets
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
@@ -18,7 +19,6 @@ from tests.web import HTML, Client, Doors
 
 FORBIDDEN = re.compile("backfill|maintenance|repair|runbook", re.IGNORECASE)
 ADMIN_PAGES = (
-    "/admin/login",
     "/admin/findings",
     "/admin/findings?q=x",
     "/admin/operations",
@@ -67,6 +67,7 @@ async def test_fr001_no_page_of_customers_speaks_of_repairs(plane: Plane, doors:
         answer = await client.get(url, headers=HTML)
         assert answer.headers["content-type"].startswith("text/html")
         assert not FORBIDDEN.search(answer.text), url
+    assert not FORBIDDEN.search(await shown(doors.client(), "/admin/login"))
 
 
 async def test_developers_get_links_into_the_system_plane_only_with_the_flag(
@@ -86,6 +87,25 @@ async def test_a_plane_leads_to_its_first_page_and_a_wrong_turn_to_all_of_them(o
     page = await shown(operator_client, "/system/nothing", 404)
     assert "There is nothing here." in page
     assert 'href="/system/ops/runs"' in page
+
+
+async def test_whoever_is_signed_in_is_not_asked_again(operator_client: Client) -> None:
+    for wanted, found in {
+        "/system/ops/runs?status=running": "/system/ops/runs?status=running",
+        "//evil.test/system/": "/system/ops/runbooks",
+        "/system/login?next=/system/login": "/system/ops/runbooks",
+    }.items():
+        answer = await operator_client.get("/system/login", params={"next": wanted}, headers=HTML)
+        assert (answer.status_code, answer.headers["location"]) == (303, found)
+
+
+async def test_whoever_must_enrol_does_it_on_the_login_page(plane: Plane) -> None:
+    production = plane.settings.model_copy(update={"env": Environment.PRODUCTION})
+    user = await web.platform_user(plane, *registry.capabilities())
+    async with web.doors(plane, production) as doors:
+        client = await doors.signed_in(user.email)
+        assert (await client.get("/system/me")).json()["must_enrol"] is True
+        assert "Sign in" in await shown(client, "/system/login")
 
 
 async def test_a_missing_capability_is_named_with_the_command_that_grants_it(doors: Doors, plane: Plane) -> None:

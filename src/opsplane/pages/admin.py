@@ -69,4 +69,4 @@ async def operation(
 
 def build() -> FastAPI:
     """The pages of the admin plane, without its gate."""
-    return planes.build(login("admin"), pages, shell=admin_shell)
+    return planes.build(login("admin", home="/admin/findings"), pages, shell=admin_shell)

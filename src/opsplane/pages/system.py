@@ -86,4 +86,4 @@ async def record(
 
 def build() -> FastAPI:
     """The pages of the system plane, without its gate."""
-    return planes.build(login("system"), pages, shell=system_shell)
+    return planes.build(login("system", home="/system/ops/runbooks"), pages, shell=system_shell)
