@@ -41,15 +41,19 @@ async def test_too_many_attempts_say_how_long_to_wait(stage: Stage) -> None:
 
 async def test_only_paths_of_the_plane_itself_are_gone_to_after_a_login(stage: Stage) -> None:
     await stage.operator()
+    page = await stage.page("/system/login")
     for elsewhere in (
-        "https://evil.example/system/",
-        "//evil.example/system/",
+        "https://evil.example/system/audit",
+        "//evil.example/system/audit",
         "javascript:alert(1)",
         "/admin/findings",
     ):
-        page = await stage.page(f"/system/login?next={elsewhere}")
+        await page.goto(f"/system/login?next={elsewhere}")
         await log_in(page)
         await expect(page).to_have_url(stage.base_url + RUNBOOKS)
+    await page.goto(f"/system/login?next={AUDIT}%3Factor=olga")
+    await log_in(page)
+    await expect(page).to_have_url(f"{stage.base_url}{AUDIT}?actor=olga")
 
 
 async def test_a_customer_sees_their_findings_and_no_page_of_the_system(
