@@ -11,13 +11,13 @@ for (const form of $$("form.filters")) {
 }
 addEventListener("pageshow", () => $$("form.filters :disabled").forEach((field) => (field.disabled = false)));
 
-const table = $("table[data-live]");
+const list = $("[data-live]");
 
 async function refresh() {
   const { items } = await ask(location.pathname + location.search, { background: true });
   let added = 0;
   for (const run of items) {
-    const row = $(`tr[data-id="${run.id}"]`, table);
+    const row = $(`tr[data-id="${run.id}"]`, list);
     if (!row) {
       added += 1;
       continue;
@@ -45,7 +45,7 @@ async function follow() {
 }
 
 let timer;
-if (table) {
+if (list) {
   timer = setInterval(follow, EVERY_MS);
   document.addEventListener("visibilitychange", follow);
   connection("live");

@@ -27,7 +27,8 @@ function onSubmit(form, act) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const button = form.querySelector("button");
-    button.setAttribute("aria-busy", "true");
+    if (button.ariaBusy === "true") return;
+    button.ariaBusy = "true";
     problem.hidden = true;
     try {
       await act(Object.fromEntries(new FormData(form)));
@@ -36,7 +37,7 @@ function onSubmit(form, act) {
       problem.hidden = false;
       problem.focus();
     } finally {
-      button.removeAttribute("aria-busy");
+      button.ariaBusy = null;
     }
   });
 }

@@ -134,6 +134,7 @@ class Card {
     complain("confirm", "");
     complain("text", "");
     dialog.card = this;
+    dialog.warned = false;
     dialog.attempt = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // a second click is the same start
     dialog.showModal();
     $(phrase ? "[name=confirmation]" : "[name=text]", form).focus();
@@ -152,7 +153,6 @@ class Card {
     if (text) body.reason = { code: form.code.value, text };
     const run = await ask(`/system/ops/runbooks/${this.key}/start`, { method: "POST", body, headers: { "Idempotency-Key": dialog.attempt } });
     used();
-    sessionStorage.setItem("opsplane-reason", text);
     this.started(run);
   }
 
@@ -309,6 +309,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const go = $("[data-go]", dialog);
   if (go.ariaBusy === "true") return;
+  sessionStorage.setItem("opsplane-reason", form.text.value.trim()); // it outlives a session that has ended
   const words = go.textContent;
   go.ariaBusy = "true";
   go.textContent = "Starting…";
