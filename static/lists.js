@@ -1,8 +1,6 @@
 // Lists: tidy addresses of filters, and the newest runs as they go on. New rows never push what is being read.
 
-import { $, $$, ask, connection, patch, showProblem, showRunBadge } from "./shell.js";
-
-const EVERY_MS = 5000;
+import { $, $$, ask, keepAsking, number, patch, showRunBadge } from "./shell.js";
 
 for (const form of $$("form.filters")) {
   form.addEventListener("submit", () => {
@@ -14,39 +12,28 @@ addEventListener("pageshow", () => $$("form.filters :disabled").forEach((field) 
 const list = $("[data-live]");
 
 async function refresh() {
-  const { items } = await ask(location.pathname + location.search, { background: true });
-  let added = 0;
-  for (const run of items) {
-    const row = $(`tr[data-id="${run.id}"]`, list);
-    if (!row) {
-      added += 1;
-      continue;
-    }
-    patch(row, run);
-    showRunBadge($("[data-run-badge]", row), run);
-  }
-  const more = $("#new-runs");
-  more.hidden = !added;
-  more.textContent = `${added} new ${added === 1 ? "run" : "runs"} – show`;
+  const { items, next_cursor: more } = await ask(location.pathname + list.dataset.live, { background: true });
+  const news = items.filter((run) => !show(run)).length;
+  // Ids sort by time: a row between those of a page that is not on it has left the filter.
+  const last = more ? items.at(-1).id : "";
+  const kept = new Set(items.map((run) => run.id));
+  const gone = $$("tr[data-id]", list).filter((row) => row.dataset.id > last && !kept.has(row.dataset.id));
+  for (const row of gone) row.classList.add("gone");
+  const told = [news && `${news} new ${news === 1 ? "run" : "runs"}`, gone.length && `${gone.length} no longer here`];
+  $("#new-runs").hidden = !news && !gone.length;
+  $("#new-runs").textContent = `${told.filter(Boolean).join(", ")} – show`;
 }
 
-async function follow() {
-  if (document.hidden) return;
-  try {
-    await refresh();
-    connection("live");
-  } catch (problem) {
-    connection("stale", follow);
-    if (problem.code === "signed_out") {
-      clearInterval(timer);
-      showProblem($("#alert"), problem);
-    }
-  }
+/** Brings a run's row up to date; false if there is none. */
+function show(run) {
+  const row = $(`tr[data-id="${run.id}"]`, list);
+  if (!row) return false;
+  patch(row, run);
+  showRunBadge($("[data-run-badge]", row), run);
+  const { failed = 0 } = run.summary_counts;
+  $("[data-failed]", row).hidden = !failed;
+  $("[data-failed]", row).textContent = `${number(failed)} failed`;
+  return true;
 }
 
-let timer;
-if (list) {
-  timer = setInterval(follow, EVERY_MS);
-  document.addEventListener("visibilitychange", follow);
-  connection("live");
-}
+if (list) keepAsking(5000, refresh);

@@ -1,6 +1,6 @@
 // One run: live by a stream while it goes on, by polling when the stream is stale; only what changed is touched.
 
-import { $, $$, announce, ask, badge, connection, number, patch, showBadge, showProblem, showTime } from "./shell.js";
+import { $, $$, announce, ask, badge, connection, found, lost, number, patch, showBadge, showTime } from "./shell.js";
 
 const STALE_MS = 22_000; // two of the server's ticks, and a little
 const POLL_MS = 5000;
@@ -14,11 +14,14 @@ let told = { status: detail.dataset.status, quarter: 0 };
 
 function showRun(run) {
   patch(detail, run);
-  showBadge($('[data-badge-slot="status"]'), "status", run.status);
+  showBadge($('[data-badge-slot="status"]'), "status", run.stalled ? "stalled" : run.status);
   showBadge($('[data-badge-slot="outcome"]'), "outcome", run.outcome);
+  $('[data-badge-slot="outcome"]').hidden = run.status !== "completed";
+  $("#next-step").className = run.stalled ? "callout red" : "muted";
   const bar = $("#bar");
   bar.value = run.progress.fraction;
   if (run.status === "completed") bar.className = $("[data-badge-slot=outcome] .badge").classList[1];
+  document.title = `${run.type_label} – ${(run.status === "completed" ? run.outcome : run.status).replaceAll("_", " ")} · opsplane`;
   showFailures(run);
   showTimeline(run);
   tell(run);
@@ -51,12 +54,16 @@ function showFailures(run) {
     body.append(row);
   }
   $("#failures").hidden = !run.failures.length;
+  const { failed = 0 } = run.summary_counts;
+  $("#more-failures").hidden = failed <= run.failures.length;
+  $("#more-failures a").textContent = `All ${number(failed)} failed tenants`;
 }
 
 function showTimeline(run) {
   const list = $(".timeline");
+  $("[data-stalled]", list).hidden = !run.stalled;
   const steps = [["started_at", "status", "running", "Started"], ["completed_at", "outcome", run.outcome]];
-  steps.forEach(([field, kind, value, words], place) => {
+  steps.forEach(([field, kind, value, words]) => {
     if (!run[field] || $$("time", list).some((time) => +new Date(time.dateTime) === +new Date(run[field]))) return;
     const look = badge(kind, value);
     const at = document.createElement("time");
@@ -69,7 +76,7 @@ function showTimeline(run) {
     const entry = document.createElement("li");
     entry.className = look.classList[1];
     entry.append($("svg", look), about);
-    list.children[place] ? list.children[place].after(entry) : list.append(entry);
+    list.lastElementChild.before(entry);
   });
 }
 
@@ -98,6 +105,7 @@ function showGrid(figures) {
     if (places.length) words.push(`${number(places.length)} ${drawn.dataset.label}`);
   }
   if (here < 0) $("#grid-said").textContent = words.join(", ") || "No tenant has been laid out yet";
+  else nameCell().catch(failed);
   $("#per-cell").textContent = perCell > 1 ? `A cell is ${perCell} tenants, and shows the one that needs attention most` : "";
 }
 
@@ -108,6 +116,13 @@ function showLine({ throughput, seconds_per_point: seconds }) {
   const points = throughput.map((rows, place) => `L${((place * 100) / (throughput.length - 1)).toFixed(2)} ${(32 * (1 - rows / highest)).toFixed(2)}`);
   $("#line").setAttribute("d", `M0 32${points.join("")}L100 32`);
   $("#speed-said").textContent = `At most ${number(highest / seconds)} rows per second, by when tenants ended`;
+}
+
+function leaveGrid() {
+  here = -1;
+  $("#cell").setAttribute("visibility", "hidden");
+  const counted = $$("path", svg).map((drawn) => [cells.split(drawn.dataset.letter).length - 1, drawn.dataset.label]);
+  $("#grid-said").textContent = counted.flatMap(([count, label]) => (count ? `${number(count)} ${label}` : [])).join(", ");
 }
 
 async function nameCell() {
@@ -121,123 +136,153 @@ async function nameCell() {
   if (wanted !== here) return;
   const named = items.slice(0, 3).map((item) => `${item.tenant_external_id}: ${badge("item", item.state).textContent}, ${number(item.updated_count)} rows`);
   $("#grid-said").textContent = named.join("; ") + (perCell > 3 ? "; …" : "");
-  announce($("#grid-said").textContent);
 }
 
 svg.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") leaveGrid();
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
   if (!step || !cells) return;
   event.preventDefault();
   here = Math.max(0, Math.min(cells.length - 1, here < 0 ? 0 : here + step));
-  nameCell().catch(lost);
+  nameCell().then(() => announce($("#grid-said").textContent), failed);
 });
 
 svg.addEventListener("click", (event) => {
   const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-  const place = Math.floor(at.y / CELL) * columns + Math.floor(at.x / CELL);
-  if (place < 0 || place >= cells.length) return;
+  const [column, row] = [Math.floor(at.x / CELL), Math.floor(at.y / CELL)];
+  const place = row * columns + column;
+  if (column < 0 || column >= columns || row < 0 || place >= cells.length) return;
   here = place;
-  nameCell().catch(lost);
+  nameCell().catch(failed);
 });
 
 // ---- The list of tenants, as the address asks for it
 
 async function showItems() {
-  const { items } = await ask(`${path}/items${location.search}`, { background: true });
+  const { items, next_cursor: next } = await ask(`${path}/items${location.search}`, { background: true });
   const body = $("#items tbody");
   if (!body) return;
-  for (const item of items) {
-    const ended = item.finished_at ? document.createElement("time") : "";
-    if (ended) showTime(ended, item.finished_at);
-    const row = fill("item-row", {
-      who: item.tenant_external_id ?? "–",
-      state: badge("item", item.state),
-      updated: number(item.updated_count),
-      failure: item.failure_code ? `${item.failure_code}: ${item.failure_message}` : "",
-      ended,
-    });
-    row.dataset.item = item.ordinal;
+  const reading = getSelection().anchorNode;
+  const rows = items.map((item) => {
     const old = $(`[data-item="${item.ordinal}"]`, body);
-    if (!old) body.append(row);
-    else if (old.textContent !== row.textContent && !old.contains(getSelection().anchorNode)) old.replaceWith(row);
-  }
+    const row = itemRow(item);
+    return old && (old.textContent === row.textContent || old.contains(reading)) ? old : row;
+  });
+  if (rows.some((row, place) => row !== body.children[place]) || rows.length !== body.children.length) body.replaceChildren(...rows);
+  const more = $("#next-items");
+  more.hidden = !next;
+  const address = new URLSearchParams(location.search);
+  address.set("cursor", next);
+  more.href = `?${address}#tenants`;
+}
+
+function trouble(item) {
+  if (item.failure_code) return `${item.failure_code}: ${item.failure_message}`;
+  return item.attempts && item.state === "pending" ? `Failed ${item.attempts} times, to be tried again` : "";
+}
+
+function itemRow(item) {
+  const ended = item.finished_at ? document.createElement("time") : "";
+  if (ended) showTime(ended, item.finished_at);
+  const row = fill("item-row", {
+    who: item.tenant_external_id ?? "–",
+    state: badge("item", item.state),
+    updated: number(item.updated_count),
+    failure: trouble(item),
+    ended,
+  });
+  row.dataset.item = item.ordinal;
+  return row;
 }
 
 // ---- Live: a stream, watched; polling when it says nothing
 
 let stream = null;
-let lastHeard = Date.now();
+let polling = false;
+let lastHeard = 0;
+let silences = 0; // streams in a row that said nothing, as behind a proxy that keeps them to itself
 let itemsDue = 0;
 
 function heard() {
-  lastHeard = Date.now();
+  lastHeard = performance.now();
+  silences = 0;
   connection("live");
+  found();
 }
 
 /** At most every two seconds, and never the last change without it. */
 function itemsSoon() {
   itemsDue ||= setTimeout(() => {
     itemsDue = 0;
-    showItems().catch(lost);
+    showItems().catch(failed);
   }, 2000);
 }
 
 function open() {
-  stream?.close();
+  close();
+  lastHeard = performance.now();
   stream = new EventSource(`${path}/events`);
   stream.addEventListener("run", (event) => (heard(), showRun(JSON.parse(event.data))));
   stream.addEventListener("figures", (event) => {
     heard();
-    const figures = JSON.parse(event.data);
-    showGrid(figures);
-    showLine(figures);
+    showFigures(JSON.parse(event.data));
     itemsSoon();
   });
   stream.addEventListener("tick", heard);
-  stream.addEventListener("end", (event) => finish(JSON.parse(event.data).code));
-  stream.addEventListener("error", () => connection("reconnecting"));
+  stream.addEventListener("end", (event) => {
+    close();
+    if (JSON.parse(event.data).code === "completed") finish();
+    else poll();
+  });
+  stream.addEventListener("error", () => $("#pill").dataset.state === "live" && connection("reconnecting"));
 }
 
-function finish(code) {
+function close() {
   stream?.close();
   stream = null;
-  clearTimeout(itemsDue);
-  itemsDue = 0;
-  if (code === "completed") {
-    connection("over");
-    clearInterval(watch);
-    showItems().catch(lost);
-  } else poll();
 }
+
+function showFigures(figures) {
+  showGrid(figures);
+  showLine(figures);
+}
+
+function finish() {
+  close();
+  clearInterval(watch);
+  clearTimeout(itemsDue);
+  connection("over");
+  showItems().catch(failed);
+}
+
+const failed = (problem) => lost(problem, poll);
 
 /** Asks once for everything; brings the stream back if the server answers. */
 async function poll() {
+  if (polling) return;
+  polling = true;
   try {
     showRun(await ask(path, { background: true }));
-    const figures = await ask(`${path}/figures`, { background: true });
-    showGrid(figures);
-    showLine(figures);
+    showFigures(await ask(`${path}/figures`, { background: true }));
     await showItems();
-    if (completed()) finish("completed");
-    else if (!stream || stream.readyState === EventSource.CLOSED) open();
+    connection("polling", poll);
+    found();
+    if (completed()) finish();
+    else if (!stream && !document.hidden && worthATry()) open();
   } catch (problem) {
-    lost(problem);
+    failed(problem);
+  } finally {
+    polling = false;
   }
 }
 
-function lost(problem) {
-  connection("stale", poll);
-  if (problem.code !== "signed_out") return;
-  showProblem($("#alert"), problem);
-  clearInterval(watch);
-  stream?.close();
-}
+const worthATry = () => silences < 2 || performance.now() - lastHeard > 60_000;
 
 function look() {
   if (document.hidden || completed()) return;
-  const closed = !stream || stream.readyState === EventSource.CLOSED;
-  if (!closed && Date.now() - lastHeard < STALE_MS) return;
-  connection("stale", poll);
+  if (stream && stream.readyState !== EventSource.CLOSED && performance.now() - lastHeard < STALE_MS) return;
+  if (stream?.readyState === EventSource.OPEN) silences += 1;
+  close();
   poll();
 }
 
@@ -245,11 +290,12 @@ const watch = setInterval(look, POLL_MS);
 
 function visibility() {
   if (completed()) return;
-  if (document.hidden) stream?.close();
+  if (document.hidden) close();
   else open();
 }
 
 document.addEventListener("visibilitychange", visibility);
-addEventListener("pagehide", () => stream?.close());
+addEventListener("pagehide", close);
+addEventListener("pageshow", (event) => event.persisted && visibility());
 if (completed()) clearInterval(watch);
 else open();

@@ -1,11 +1,12 @@
 // A runbook's card: scope, preflight, dialog, start. Whatever changes the scope takes the preflight back.
 
-import { $, $$, announce, ask, connection, here, number, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
+import { $, $$, announce, ask, here, keepAsking, number, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
 
-const EVERY_MS = 5000;
 const TYPING_MS = 150;
 const dialog = $("#run");
 const form = $("form", dialog);
+const go = $("[type=submit]", dialog);
+const problems = $("[data-problem]", dialog);
 
 const refused = (button) => button.getAttribute("aria-disabled") === "true";
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
@@ -20,10 +21,11 @@ class Card {
     this.run = $("[data-run]", root);
     this.check = $("[data-preflight]", root);
     this.tenant = new Picker($("[data-tenant]", root), () => this.changed());
-    for (const radio of $$('input[type="radio"]', root)) radio.addEventListener("change", () => this.scopeChosen());
+    for (const radio of $$('input[type="radio"]', root)) radio.addEventListener("change", () => this.changed());
+    for (const radio of $$('input[type="radio"]', root)) radio.addEventListener("click", (event) => this.pointed(event));
     this.check.addEventListener("click", () => this.preflight());
     this.run.addEventListener("click", () => this.open());
-    this.scopeChosen();
+    this.changed();
   }
 
   get single() {
@@ -46,12 +48,12 @@ class Card {
   }
 
   get expired() {
-    return this.seen && new Date(this.seen.expires_at) < new Date();
+    return this.seen && performance.now() > this.seen.until;
   }
 
-  scopeChosen() {
-    this.changed();
-    if (this.single && !this.tenant.chosen) this.tenant.input.focus();
+  /** A pointer goes on to the tenant; from the keyboard, an arrow must not take the focus away. */
+  pointed(event) {
+    if (event.detail && this.single && !this.tenant.chosen) this.tenant.input.focus();
   }
 
   changed() {
@@ -74,7 +76,7 @@ class Card {
     else if (!this.seen.can_start) reason = "Nothing to do";
     else if (this.expired) reason = "Preflight expired";
     this.run.setAttribute("aria-disabled", reason !== "");
-    if (why.dataset.said === reason + blocker?.id) return;
+    if (why.dataset.said === reason + blocker?.id || why.contains(document.activeElement)) return;
     why.dataset.said = reason + blocker?.id;
     why.textContent = reason;
     if (blocker) why.append(" – ", Object.assign(document.createElement("a"), { href: here(blocker.view_url), textContent: "view run" }));
@@ -84,14 +86,12 @@ class Card {
     if (this.check.ariaBusy === "true") return;
     if (this.single && !this.tenant.chosen) return this.tenant.complain("Pick a tenant first.");
     const words = $("span", this.check);
-
+    this.changed(); // nothing can be started from what is about to be old
     this.check.ariaBusy = "true";
     words.textContent = "Checking…";
-    $("[data-problem]", this.root).replaceChildren();
+    const scope = JSON.stringify(this.scope);
     try {
-      const scope = JSON.stringify(this.scope);
-      const seen = await ask(`/system/ops/runbooks/${this.key}/preflight`, { method: "POST", body: { scope: this.scope } });
-      used();
+      const seen = await this.look();
       if (scope === JSON.stringify(this.scope)) this.showSeen(seen);
     } catch (problem) {
       showProblem($("[data-problem]", this.root), problem);
@@ -99,6 +99,14 @@ class Card {
       this.check.ariaBusy = null;
       words.textContent = "Preflight";
     }
+  }
+
+  async look() {
+    const seen = await ask(`/system/ops/runbooks/${this.key}/preflight`, { method: "POST", body: { scope: this.scope } });
+    used();
+    // By how long it is valid, not until when: this computer's clock may be wrong.
+    seen.until = performance.now() + (new Date(seen.expires_at) - new Date(seen.computed_at));
+    return seen;
   }
 
   showSeen(seen) {
@@ -116,53 +124,8 @@ class Card {
   }
 
   open() {
-    if (refused(this.run)) return this.show();
-    const { affected_count: affected, estimated_tenants: tenants, confirmation_phrase: phrase, reason_required: required } = this.seen;
-    const records = plural(affected, "record");
-    $("#run-title").replaceChildren(`Run ${this.title} on `, strong(this.scopeName), "?");
-    $("#run-blast").replaceChildren(
-      strong("This modifies customer data: "),
-      this.single ? `${records} of tenant ${this.scopeName}.` : `${records} in about ${plural(tenants, "tenant")}.`,
-    );
-    $("#run-confirm").hidden = phrase === null;
-    $("#run-confirm code").textContent = phrase ?? "";
-    $("[data-optional]", dialog).hidden = required;
-    form.confirmation.value = "";
-    form.text.value ||= sessionStorage.getItem("opsplane-reason") ?? "";
-    $("[data-go]", dialog).textContent = `Run on ${records}`;
-    $("[data-problem]", dialog).replaceChildren();
-    complain("confirm", "");
-    complain("text", "");
-    dialog.card = this;
-    dialog.warned = false;
-    dialog.attempt = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // a second click is the same start
-    dialog.showModal();
-    $(phrase ? "[name=confirmation]" : "[name=text]", form).focus();
-  }
-
-  async start() {
-    const { confirmation_phrase: phrase, reason_required: required, preflight_id } = this.seen;
-    const text = form.text.value.trim();
-    const wrong = phrase !== null && form.confirmation.value !== phrase;
-    complain("confirm", wrong ? `Type ${phrase}, exactly as it is written.` : "");
-    complain("text", required && !text ? "Say why; it is on record with the run." : "");
-    if (wrong) return form.confirmation.focus();
-    if (required && !text) return form.text.focus();
-    const body = { scope: this.scope, preflight_id };
-    if (phrase !== null) body.confirmation = form.confirmation.value;
-    if (text) body.reason = { code: form.code.value, text };
-    const run = await ask(`/system/ops/runbooks/${this.key}/start`, { method: "POST", body, headers: { "Idempotency-Key": dialog.attempt } });
-    used();
-    this.started(run);
-  }
-
-  started(run) {
-    dialog.close();
-    form.reset();
-    const scope = this.scopeName;
-    this.changed();
-    refresh();
-    toast("Run queued", `${this.title} on ${scope}`, { href: here(run.view_url), text: "View run" }).focus();
+    if (refused(this.run) || busy()) return this.show();
+    order.begin(this);
   }
 
   update(runbook) {
@@ -171,7 +134,7 @@ class Card {
     const last = runbook.last_run;
     const line = $("[data-last]", this.root);
     const link = $("a", line);
-    if (!last) return;
+    if (!last || line.contains(document.activeElement)) return;
     if (link?.pathname === `/system/ops/runs/${last.id}`) return showRunBadge(link, last);
     const anchor = Object.assign(document.createElement("a"), { href: here(last.view_url) });
     showRunBadge(anchor, last);
@@ -185,6 +148,99 @@ class Card {
 
 const strong = (text) => Object.assign(document.createElement("strong"), { textContent: text });
 
+/** What the dialog names is what is started: one card's scope and preflight, as they were when it opened. */
+const order = {
+  begin(card) {
+    Object.assign(this, { card, seen: card.seen, scope: card.scope, scopeName: card.scopeName, single: card.single });
+    form.confirmation.value = "";
+    form.text.value ||= sessionStorage.getItem("opsplane-reason") ?? "";
+    this.warned = false;
+    this.describe();
+    dialog.showModal();
+    $(this.seen.confirmation_phrase ? "[name=confirmation]" : "[name=text]", form).focus();
+  },
+
+  describe() {
+    const { affected_count: affected, estimated_tenants: tenants, confirmation_phrase: phrase, reason_required: required } = this.seen;
+    const records = plural(affected, "record");
+    $("#run-title").replaceChildren(`Run ${this.card.title} on `, strong(this.scopeName), "?");
+    $("#run-blast").replaceChildren(
+      strong("This modifies customer data: "),
+      this.single ? `${records} of tenant ${this.scopeName}.` : `${records} in about ${plural(tenants, "tenant")}.`,
+    );
+    $("#run-confirm").hidden = phrase === null;
+    $("#run-confirm code").textContent = phrase ?? "";
+    $("[data-optional]", dialog).hidden = required;
+    go.textContent = `Run on ${records}`;
+    problems.replaceChildren();
+    complain("confirm", "");
+    complain("text", "");
+    this.key = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // a second click is the same start
+  },
+
+  /** Whether all is filled in; else the first field that is not has the focus. */
+  complete() {
+    const { confirmation_phrase: phrase, reason_required: required } = this.seen;
+    const wrong = phrase !== null && form.confirmation.value !== phrase;
+    const silent = required && !form.text.value.trim();
+    complain("confirm", wrong ? `Type ${phrase}, exactly as it is written.` : "");
+    complain("text", silent ? "Say why; it is on record with the run." : "");
+    if (wrong) form.confirmation.focus();
+    else if (silent) form.text.focus();
+    return !wrong && !silent;
+  },
+
+  send() {
+    const text = form.text.value.trim();
+    sessionStorage.setItem("opsplane-reason", text); // it outlives a session that has ended
+    const body = { scope: this.scope, preflight_id: this.seen.preflight_id };
+    if (this.seen.confirmation_phrase !== null) body.confirmation = form.confirmation.value;
+    if (text) body.reason = { code: form.code.value, text };
+    return ask(`/system/ops/runbooks/${this.card.key}/start`, { method: "POST", body, headers: { "Idempotency-Key": this.key } });
+  },
+
+  started(run) {
+    used();
+    sessionStorage.removeItem("opsplane-reason"); // the next run has one of its own
+    dialog.close();
+    form.reset();
+    this.card.changed();
+    refresh();
+    toast("Run queued", `${this.card.title} on ${this.scopeName}`, { href: here(run.view_url), text: "View run" }).focus();
+  },
+
+  async refused(problem) {
+    if (problem.code === "scope_locked" || problem.code === "idempotency_key_reused") await refresh();
+    if (problem.code === "idempotency_key_reused") {
+      problem.message = "Your first attempt got through, with the words it had then.";
+      problem.view_url = this.card.blocker?.view_url;
+    }
+    showProblem(dialog.open ? problems : $("[data-problem]", this.card.root), problem); // Esc, twice, closes any dialog
+    if (problem.code === "preflight_stale" || problem.code === "nothing_to_do") this.offerAnotherLook();
+  },
+
+  offerAnotherLook() {
+    const again = Object.assign(document.createElement("button"), { type: "button", className: "btn", textContent: "Preflight again" });
+    again.addEventListener("click", () => this.lookAgain());
+    $(".callout > div", problems)?.append(" ", again);
+  },
+
+  async lookAgain() {
+    const before = this.seen.affected_count;
+    try {
+      const seen = await this.card.look();
+      this.card.showSeen(seen);
+      if (!seen.can_start) return showProblem(problems, { title: "Nothing to do", message: "Everything is right by now." });
+      this.seen = seen;
+      this.describe();
+      showProblem(problems, { message: `It was ${plural(before, "record")}, and is ${plural(seen.affected_count, "record")} now.` });
+      go.focus();
+    } catch (problem) {
+      showProblem(problems, problem);
+    }
+  },
+};
+
 function complain(field, text) {
   const place = $(`#${field}-error`);
   place.textContent = text;
@@ -197,6 +253,7 @@ class Picker {
   constructor(input, onChange) {
     this.input = input;
     this.list = $(`#${input.getAttribute("aria-controls")}`);
+    this.said = $("[data-said]", input.parentElement);
     this.onChange = onChange;
     this.chosen = null;
     input.addEventListener("input", () => this.typed());
@@ -222,18 +279,18 @@ class Picker {
     this.request = new AbortController();
     const q = this.chosen ? "" : this.input.value.trim();
     try {
-      const { items } = await ask(`/system/ops/tenants?limit=20${q && `&q=${encodeURIComponent(q)}`}`, { signal: this.request.signal });
-      if (document.activeElement === this.input) this.open(items, q);
+      const { items, next_cursor: more } = await ask(`/system/ops/tenants?limit=20${q && `&q=${encodeURIComponent(q)}`}`, { signal: this.request.signal });
+      if (document.activeElement === this.input) this.open(items, q, more);
     } catch (problem) {
       if (problem.name !== "AbortError") this.say(problem.message);
     }
   }
 
-  open(tenants, q) {
+  open(tenants, q, more) {
     if (!tenants.length) return this.say(q ? `No tenant matches “${q}”` : "There are no tenants yet");
     this.list.replaceChildren(...tenants.map((tenant, place) => this.option(tenant, place)));
     this.shown(true);
-    announce(plural(tenants.length, "tenant"));
+    this.said.textContent = more ? "The first 20; type more to narrow" : plural(tenants.length, "tenant");
   }
 
   option(tenant, place) {
@@ -247,10 +304,8 @@ class Picker {
   }
 
   say(text) {
-    const line = Object.assign(document.createElement("li"), { role: "option", textContent: text, ariaDisabled: "true" });
-    this.list.replaceChildren(line);
-    this.shown(true);
-    announce(text);
+    this.shown(false);
+    this.said.textContent = text;
   }
 
   key(event) {
@@ -283,6 +338,7 @@ class Picker {
     if (!tenant) return;
     this.chosen = tenant;
     this.input.value = tenant.external_id;
+    this.said.textContent = "";
     this.close();
     this.onChange();
   }
@@ -305,43 +361,34 @@ class Picker {
   }
 }
 
+const busy = () => go.ariaBusy === "true";
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const go = $("[data-go]", dialog);
-  if (go.ariaBusy === "true") return;
-  sessionStorage.setItem("opsplane-reason", form.text.value.trim()); // it outlives a session that has ended
+  if (busy() || !order.complete()) return;
   const words = go.textContent;
   go.ariaBusy = "true";
   go.textContent = "Starting…";
   try {
-    await dialog.card.start();
+    const run = await order.send();
+    go.ariaBusy = null;
+    order.started(run);
   } catch (problem) {
-    showProblem($("[data-problem]", dialog), problem);
-    if (problem.code === "preflight_stale" || problem.code === "nothing_to_do") offerAnotherLook();
-    if (problem.code === "scope_locked") refresh();
-  } finally {
     go.ariaBusy = null;
     go.textContent = words;
+    await order.refused(problem);
   }
 });
 
-function offerAnotherLook() {
-  const again = Object.assign(document.createElement("button"), { type: "button", className: "btn", textContent: "Preflight again" });
-  again.addEventListener("click", () => {
-    dialog.close();
-    dialog.card.preflight();
-  });
-  $("[data-problem] .callout > div", dialog).append(" ", again);
-}
-
-$("[data-cancel]", dialog).addEventListener("click", () => dialog.close());
-// Esc drops what was typed only when asked twice.
+form.addEventListener("input", () => (order.warned = false));
+$("[data-cancel]", dialog).addEventListener("click", () => busy() || dialog.close());
+// Esc closes over what was typed only when asked twice, and never over a start that is on its way.
 dialog.addEventListener("cancel", (event) => {
-  if (!form.text.value && !form.confirmation.value) return;
-  if (dialog.warned) return void (dialog.warned = false);
+  if (!busy() && (order.warned || !(form.text.value || form.confirmation.value))) return;
   event.preventDefault();
-  dialog.warned = true;
-  showProblem($("[data-problem]", dialog), { message: "Press Esc once more to drop what you typed." });
+  if (busy()) return;
+  order.warned = true;
+  showProblem(problems, { message: "Press Esc once more to close." });
 });
 
 const cards = $$(".runbook").map((root) => new Card(root));
@@ -352,21 +399,8 @@ $("#search")?.addEventListener("input", (event) => {
   $("#no-match").hidden = cards.some((card) => !card.root.hidden);
 });
 
-async function refresh() {
-  if (document.hidden) return;
-  try {
-    const { items } = await ask("/system/ops/runbooks", { background: true });
-    for (const card of cards) card.update(items.find((runbook) => runbook.id === card.key) ?? { active_runs: [] });
-    connection("live");
-  } catch (problem) {
-    connection("stale", refresh);
-    if (problem.code === "signed_out") {
-      clearInterval(timer);
-      showProblem($("#alert"), problem);
-    }
-  }
-}
-
-const timer = setInterval(refresh, EVERY_MS);
-document.addEventListener("visibilitychange", refresh);
-connection("live");
+const refresh = keepAsking(2500, async () => {
+  const { items } = await ask("/system/ops/runbooks", { background: true });
+  for (const card of cards) card.update(items.find((runbook) => runbook.id === card.key) ?? { active_runs: [] });
+});
+addEventListener("pageshow", () => cards.forEach((card) => card.show()));

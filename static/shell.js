@@ -32,8 +32,9 @@ export async function ask(path, { method = "GET", body, headers = {}, background
 }
 
 async function isSignedOut() {
-  const answer = await fetch(`/${plane}/me`, { headers: { Accept: "application/json", "X-Opsplane-Background": "1" } });
-  return answer.status === 404;
+  const headers = { Accept: "application/json", "X-Opsplane-Background": "1" };
+  const answer = await fetch(`/${plane}/me`, { headers }).catch(() => null);
+  return answer?.status === 404;
 }
 
 function signedOut() {
@@ -74,15 +75,61 @@ export function toast(title, text, link) {
   return anchor;
 }
 
-/** Live, reconnecting or stale; a stale pill is a button that tries again. */
+/** How fresh the page is. Live: by itself. Polling: asked just now. Reconnecting, stale: not since it says. */
 export function connection(state, retry) {
   const pill = $("#pill");
-  if (state !== "stale") pill.dataset.at = formatted("clock", new Date());
-  const text = { live: "Live", reconnecting: "Reconnecting", stale: `Last update ${pill.dataset.at ?? "unknown"} · Retry`, over: "" }[state];
+  if (state === "live" || state === "polling") pill.dataset.at = formatted("clock", new Date());
+  const at = pill.dataset.at ?? "unknown";
+  const text = { live: "Live", polling: `Last update ${at} · Retry`, reconnecting: "Reconnecting", stale: `Last update ${at} · Retry`, over: "" }[state];
   pill.hidden = state === "over";
   pill.dataset.state = state;
   if (pill.textContent !== text) pill.textContent = text;
   pill.onclick = retry ?? null;
+}
+
+/** What a failed request means for the page: whatever ended may begin again, so nobody stops asking. */
+export function lost(problem, retry) {
+  connection("stale", retry);
+  if (problem.code === "signed_out" || problem.status === 403) warn("session", problem);
+}
+
+/** The page has been answered: what was said of the session is over. */
+export const found = () => unwarn("session");
+
+/** Asks again and again while somebody looks, and at once when they look again. */
+export function keepAsking(everyMs, act) {
+  const again = async () => {
+    if (document.hidden) return;
+    try {
+      await act();
+      connection("live");
+      found();
+    } catch (problem) {
+      lost(problem, again);
+    }
+  };
+  setInterval(again, everyMs);
+  document.addEventListener("visibilitychange", again);
+  connection("live");
+  return again;
+}
+
+/** One warning at the top of the page at a time, by what it is about. */
+function warn(about, problem) {
+  const place = $("#alert");
+  // Behind an open dialog nobody would see it.
+  const where = $("dialog[open] > *") ?? $("main");
+  if (place.parentElement !== where) where.prepend(place);
+  if (place.dataset.about === about) return;
+  place.dataset.about = about;
+  showProblem(place, problem);
+}
+
+function unwarn(about) {
+  const place = $("#alert");
+  if (place.dataset.about !== about) return;
+  delete place.dataset.about;
+  place.replaceChildren();
 }
 
 // ---- Numbers and times
@@ -159,7 +206,7 @@ export function showBadge(slot, kind, value) {
 }
 
 export const showRunBadge = (slot, run) =>
-  run.status === "completed" ? showBadge(slot, "outcome", run.outcome) : showBadge(slot, "status", run.status);
+  run.status === "completed" ? showBadge(slot, "outcome", run.outcome) : showBadge(slot, "status", run.stalled ? "stalled" : run.status);
 
 // ---- Likings, in cookies so that the server paints right the first time
 
@@ -200,34 +247,36 @@ function nextKeys() {
 
 // ---- Keys
 
-const rows = () => $$("tr.link");
+const rows = () => $$("tbody tr[data-id]");
 const isTyping = (element) => element.matches("input, select, textarea, [contenteditable]");
 let waitingForPlace = 0;
 
 function move(step) {
   const all = rows();
-  const here = all.indexOf(document.activeElement?.closest?.("tr.link"));
-  const next = all[Math.min(all.length - 1, Math.max(0, here + step))];
-  $("a", next ?? document.createElement("p"))?.focus();
+  const current = all.indexOf(document.activeElement?.closest?.("tr[data-id]"));
+  const next = all[Math.min(all.length - 1, Math.max(0, current + step))];
+  if (next) ($("summary", next) ?? $("a", next)).focus();
 }
 
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Without https there is no clipboard but the old one.
+    // Without https there is no clipboard but the old one, and it takes the focus.
+    const focused = document.activeElement;
     const field = document.body.appendChild(Object.assign(document.createElement("textarea"), { value: text }));
     field.select();
     document.execCommand("copy");
     field.remove();
+    focused?.focus();
   }
-  announce(`Copied ${text}`);
+  toast("Copied", text);
 }
 
 function copyHere() {
-  const row = document.activeElement?.closest?.("[data-id]") ?? $("#detail[data-id]") ?? $("[data-copy]");
-  const id = row?.dataset.id ?? row?.dataset.copy;
+  const id = (document.activeElement?.closest?.("[data-id]") ?? $("#detail"))?.dataset.id;
   if (id) copy(id);
+  else toast("Nothing to copy", "Pick a row first, with j and k.");
 }
 
 const KEYS = {
@@ -273,7 +322,7 @@ document.addEventListener("click", async (event) => {
       if (!["theme", "zone", "keys"].includes(button.dataset.act)) $("#account").hidePopover();
       await ACTS[button.dataset.act]();
     } else if ("endEmergency" in button.dataset) {
-      await ask("/system/break-glass", { method: "DELETE" });
+      await ask(`/${plane}/break-glass`, { method: "DELETE" });
       location.reload();
     } else button.closest("dialog")?.close();
   } catch (problem) {
@@ -285,49 +334,69 @@ $("#emergency form")?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
   const error = $(".field-error", form);
+  const button = $(".danger", form);
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
   try {
-    await ask("/system/break-glass", { method: "POST", body: { reason: form.reason.value, minutes: Number(form.minutes.value) } });
+    await ask(`/${plane}/break-glass`, { method: "POST", body: { reason: form.reason.value, minutes: Number(form.minutes.value) } });
     location.reload();
   } catch (problem) {
     error.textContent = problem.message;
     error.hidden = false;
+    button.ariaBusy = null;
   }
 });
 
+// Times to come are counted from when the page came: this computer's clock may be wrong.
+const secondsIn = () => performance.now() / 1000;
+
 const emergency = $(".emergency");
 function countDown() {
-  const left = Math.max(0, Math.round((new Date(emergency.dataset.endsAt) - Date.now()) / 1000));
+  const left = Math.max(0, Math.round(Number(emergency.dataset.endsIn) - secondsIn()));
   $("[data-countdown]", emergency).textContent = `in ${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
-  if (left === 0) location.reload();
+  if (left) return;
+  clearInterval(ticking);
+  emergency.hidden = true;
+  toast("Break-glass has ended", "You have your own rights again.");
 }
+const ticking = emergency && setInterval(countDown, 1000);
+if (emergency) countDown();
 
 // ---- The session's end, told two minutes before
 
 const WARN_S = 120;
-let endsAt = Date.now() + Number(document.body.dataset.endsIn) * 1000;
-let warned = false;
+const idleS = Number(document.body.dataset.idle);
+const lastS = Number(document.body.dataset.endsIn); // whatever is done, it lasts no longer
+let endsS = Math.min(idleS, lastS);
+
+/** Something the reader did has used the session. */
+export function used() {
+  endsS = Math.min(secondsIn() + idleS, lastS);
+  unwarn("idle");
+}
 
 async function staySignedIn() {
   try {
-    const me = await ask(`/${plane}/me`);
-    endsAt = Math.min(Date.now() + Number(document.body.dataset.endsIn) * 1000, new Date(me.session_expires_at));
-    warned = false;
-    $("#alert").replaceChildren();
+    await ask(`/${plane}/me`);
+    used();
+    found();
   } catch (problem) {
-    showProblem($("#alert"), problem);
+    warn("session", problem);
   }
 }
 
 function watchSession() {
-  const left = (endsAt - Date.now()) / 1000;
-  if (left > WARN_S || warned) return;
-  warned = true;
-  showProblem($("#alert"), { message: left > 0 ? "You will be signed out in two minutes." : signedOut().message, link: left > 0 ? { href: "#", text: "Stay signed in" } : signedOut().link });
-  if (left > 0) $("#alert a").addEventListener("click", (event) => (event.preventDefault(), staySignedIn()));
+  const left = endsS - secondsIn();
+  if (!$("#alert").closest("main, [open]")) $("main").prepend($("#alert"));
+  if (left > WARN_S) return;
+  if (left <= 0) {
+    unwarn("idle");
+    warn("session", signedOut());
+  } else if (endsS < lastS) {
+    warn("idle", { message: "You will be signed out in two minutes.", link: { href: "#", text: "Stay signed in" } });
+    $("#alert a").onclick = (event) => (event.preventDefault(), staySignedIn());
+  } else warn("idle", { message: "Your session ends in two minutes, whatever you do. Finish, and sign in again." });
 }
-
-/** Something the reader did has used the session. */
-export const used = () => (endsAt = Math.max(endsAt, Date.now() + Number(document.body.dataset.endsIn) * 1000));
 
 // A page that was fetched before its link was clicked has not used the session; the click has.
 if (performance.getEntriesByType("navigation")[0]?.deliveryType === "navigational-prefetch") staySignedIn();
@@ -336,7 +405,3 @@ showTimes();
 showKeys();
 setInterval(showTimes, 5000);
 setInterval(watchSession, 5000);
-if (emergency) {
-  countDown();
-  setInterval(countDown, 1000);
-}

@@ -47,6 +47,10 @@ FINDINGS = """
         FROM generate_series(1, CAST(:findings AS int)) n OFFSET 0
     ) made JOIN tenants ON tenants.id = md5('tenant' || tenant)::uuid
 """
+AGAIN = """
+    UPDATE findings SET times_seen = NULL, due_at = NULL
+    WHERE tenant_id IN (SELECT id FROM tenants WHERE external_id LIKE 'demo-%' ORDER BY external_id LIMIT 25)
+"""
 WRONG = """
     SELECT count(*) FROM findings JOIN tenants ON tenants.id = findings.tenant_id
     WHERE tenants.external_id <> 'platform' AND (
@@ -98,6 +102,12 @@ async def make(plane: Plane, *, tenants: int, findings: int) -> Made:
             )
         )
         return Made(*made.one())
+
+
+async def leave_something(plane: Plane) -> None:
+    """Make findings of some tenants wrong again, so that whoever signs in has something to repair."""
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text(AGAIN))
 
 
 def scan(target: Path) -> bool:

@@ -53,13 +53,15 @@ class Announcer:
             await asyncio.wait(self._tasks)
 
     async def _send_due(self) -> None:
-        while self._due:
-            due, self._due = self._due, set()
-            for run_id in due:
-                await self._send(run_id)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), GATHER_S)
-        self._gathering = False
+        try:
+            while self._due:
+                due, self._due = self._due, set()
+                for run_id in due:
+                    await self._send(run_id)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), GATHER_S)
+        finally:
+            self._gathering = False
 
     async def _send(self, run_id: uuid.UUID) -> None:
         try:

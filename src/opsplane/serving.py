@@ -22,6 +22,7 @@ log = structlog.get_logger()
 Worker = subprocess.Popen[bytes]
 
 GRACE_S = 30
+REQUESTS_GRACE_S = 5  # a stream whose reader sleeps takes no notice of the end
 CHECK_S = 0.5
 # Compared, not listened on.
 HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 # nosec
@@ -49,7 +50,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     config = uvicorn.Config(
         app.build(settings), host=host, port=port, log_config=None, access_log=False, server_header=False,
         proxy_headers=False,  # the application does it, by OPSPLANE_TRUSTED_PROXIES
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=REQUESTS_GRACE_S,
     )  # fmt: skip
     uvicorn.Server(config).run()
 

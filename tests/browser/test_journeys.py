@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001 - the pages write dashes as dashes
 """What operators come for: from a runbook to its run, and every way in which it does not go straight."""
 
+import asyncio
+
 from playwright.async_api import Locator, Page, Route, expect
 from sqlalchemy import text
 
@@ -8,6 +10,7 @@ from opsplane.auth.actors import Actor
 from opsplane.runbooks.service import Plane
 from opsplane.runs import lifecycle
 from opsplane.runs.models import OperationRun
+from opsplane.tenants import universe
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.browser.conftest import Server
@@ -91,6 +94,7 @@ async def test_three_clicks_and_a_tenant_picked_by_name_change_that_tenant_alone
     runbook = card(page, PLAIN)
     await runbook.get_by_label("All tenants").press("ArrowRight")
     picker = runbook.get_by_role("combobox", name="Tenant")
+    await page.keyboard.press("Tab")
     await expect(picker).to_be_focused()
     await page.keyboard.type("glob")
     await expect(runbook.get_by_role("option")).to_have_text(["globex"])
@@ -227,6 +231,52 @@ async def test_a_preflight_that_has_expired_on_the_page_must_be_made_again(
     await expect(runbook.get_by_role("button", name="Run…")).to_have_attribute("aria-disabled", "true")
 
 
+async def universe_grows(plane: Plane) -> None:
+    async with plane.db.transaction() as tx:
+        await universe.add(tx.session, await universe.workspace_id(tx.session), "umbrella")
+
+
+async def test_what_the_dialog_names_is_what_a_late_preflight_cannot_change(
+    stage: Stage, plane: Plane, tenants: list[Tenant]
+) -> None:
+    page = await stage.page(RUNBOOKS, await stage.operator())
+    runbook = card(page, PLAIN)
+    await preflight(page)
+    late = asyncio.Event()
+
+    async def wait(route: Route) -> None:
+        await late.wait()
+        await route.continue_()
+
+    await page.route("**/preflight", wait)
+    await runbook.get_by_role("button", name="Preflight").click()
+    await expect(runbook.get_by_role("button", name="Run…")).to_have_attribute("aria-disabled", "true")
+    await expect(runbook.locator("[data-why]")).to_have_text("Run a preflight first")
+    late.set()
+    await expect(runbook.get_by_role("button", name="Run…")).to_have_attribute("aria-disabled", "false")
+
+
+async def test_a_start_on_its_way_cannot_be_called_back_by_esc(
+    stage: Stage, plane: Plane, tenants: list[Tenant]
+) -> None:
+    page = await stage.page(RUNBOOKS, await stage.operator())
+    dialog = await dialog_of(page)
+    late = asyncio.Event()
+
+    async def wait(route: Route) -> None:
+        await late.wait()
+        await route.continue_()
+
+    await page.route("**/start", wait)
+    await dialog.get_by_role("button", name="Run on").click()
+    await expect(dialog.get_by_role("button", name="Starting…")).to_be_visible()
+    await dialog.get_by_role("button", name="Cancel").click()
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_be_visible()
+    late.set()
+    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+
+
 async def test_a_preflight_that_the_server_no_longer_takes_is_made_again_from_the_dialog(
     stage: Stage, plane: Plane, tenants: list[Tenant]
 ) -> None:
@@ -235,14 +285,11 @@ async def test_a_preflight_that_the_server_no_longer_takes_is_made_again_from_th
     await change(plane, "UPDATE preflights SET expires_at = clock_timestamp()")
     stage.announce("409 POST .*/start")
     await dialog.get_by_role("button", name="Run on").click()
+    await universe_grows(plane)
     await dialog.get_by_role("button", name="Preflight again").click()
-    await expect(dialog).to_be_hidden()
-    runbook = card(page, PLAIN)
-    await expect(runbook.get_by_role("button", name="Run…")).to_have_attribute("aria-disabled", "false")
-    await runbook.get_by_role("button", name="Run…").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("It was 120 records, and is 160 records now.")
     await expect(dialog.locator("[name=text]")).to_have_value("a test")
-    await dialog.locator("[name=confirmation]").fill("BACKFILL")
-    await dialog.get_by_role("button", name="Run on").click()
+    await dialog.get_by_role("button", name="Run on 160 records").click()
     await expect(page.get_by_role("link", name="View run")).to_be_focused()
 
 

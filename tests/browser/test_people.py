@@ -51,6 +51,7 @@ async def test_only_paths_of_the_plane_itself_are_gone_to_after_a_login(stage: S
         await page.goto(f"/system/login?next={elsewhere}")
         await log_in(page)
         await expect(page).to_have_url(stage.base_url + RUNBOOKS)
+        await page.context.clear_cookies()
     await page.goto(f"/system/login?next={AUDIT}%3Factor=olga")
     await log_in(page)
     await expect(page).to_have_url(f"{stage.base_url}{AUDIT}?actor=olga")

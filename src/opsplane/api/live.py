@@ -1,11 +1,14 @@
 """What a page shows of a run while it goes on: its figures, and a stream of every change."""
 
+import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import StreamingResponse
+from starlette.types import Message, Send
 
 from opsplane.api import problems, rights
 from opsplane.api.deps import ThePlane
@@ -19,6 +22,8 @@ from opsplane.runs.figures import FiguresOut
 
 ALWAYS = (InvalidToken, MissingCapability, ServiceUnavailable)
 
+SEND_S = 20.0  # two ticks
+
 live = APIRouter(prefix="/ops/runs/{run_id}")
 
 
@@ -26,6 +31,16 @@ class EventStream(StreamingResponse):
     """Server-sent events; FastAPI's own response would take each of them through two queues and three tasks."""
 
     media_type = "text/event-stream"
+
+    async def stream_response(self, send: Send) -> None:
+        """Send event after event; whoever takes none of it for a while is let go, and comes back by itself."""
+
+        async def bounded(message: Message) -> None:
+            async with asyncio.timeout(SEND_S):
+                await send(message)
+
+        with contextlib.suppress(TimeoutError):
+            await super().stream_response(bounded)
 
 
 def the_hub(request: Request) -> Hub:

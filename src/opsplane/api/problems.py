@@ -142,4 +142,4 @@ def _bad_request(error: RequestValidationError) -> ProblemResponse:
 def _field(entry: Mapping[str, Any]) -> dict[str, str]:
     # The input itself is never echoed: it may be a secret, and it may be markup.
     pointer = "/" + "/".join(str(part) for part in entry["loc"])
-    return {"pointer": pointer, "detail": str(entry["msg"])}
+    return {"pointer": pointer, "detail": str(entry["msg"]).removeprefix("Value error, ")}

@@ -13,8 +13,9 @@ from opsplane.runbooks.service import Source
 from opsplane.runs.operations import OperationFilter
 from opsplane.runs.states import ItemState, Outcome, Status
 
-DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d([Tt ]|$)")
 AGO = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+ANY_TIME = "all"
 
 Text = Annotated[str | None, Field(max_length=200)]
 TenantId = Annotated[str | None, Field(max_length=200, description="Id or external id.")]
@@ -43,8 +44,8 @@ class Listed(BaseModel):
 def _written_out(given: str) -> str:
     # pydantic takes numbers too, as seconds or milliseconds, whichever they look like
     if DATE_TIME.match(given) is None:
-        raise ValueError("write a date and time such as 2026-11-21T08:00:00Z")
-    return given
+        raise ValueError("write a date such as 2026-11-21, or a date and time such as 2026-11-21T08:00:00Z")
+    return f"{given}T00:00:00Z" if len(given) == len("2026-11-21") else given
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(audit_views.moment)]
@@ -58,7 +59,9 @@ class RunQuery(Listed):
     outcome: Outcome | None = None
     tenant: TenantId = None
     source: Source | None = None
-    since: Annotated[str | None, Field(pattern=f"^({'|'.join(AGO)})$", description="Made within this time.")] = None
+    since: Annotated[
+        str | None, Field(pattern=f"^({'|'.join(AGO)}|{ANY_TIME})$", description="Made within this time.")
+    ] = None
 
 
 class ItemQuery(Listed):
@@ -90,4 +93,4 @@ class OperationQuery(OperationFilter, Listed):
 
 def since(ago: str | None) -> timedelta | None:
     """How long ago the first run of a list may have been made."""
-    return AGO[ago] if ago else None
+    return AGO.get(ago or ANY_TIME)

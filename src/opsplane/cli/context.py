@@ -29,7 +29,15 @@ T = TypeVar("T")
 
 def run(act: Callable[[Plane], Awaitable[T]]) -> T:
     """Run an act on a migrated plane; leaves with an exit code if it is refused or fails."""
-    with errors(), runtime.servers(load()) as settings:
+    with errors():
+        configured = load()
+        if not configured.database_url and not configured.home.exists():
+            typer.echo(f"There is no opsplane in {configured.home.resolve()}; making a new, empty one.", err=True)
+        return _with_servers(configured, act)
+
+
+def _with_servers(configured: Settings, act: Callable[[Plane], Awaitable[T]]) -> T:
+    with runtime.servers(configured) as settings:
         return asyncio.run(_opened(settings, act))
 
 

@@ -107,11 +107,14 @@ async def _run(plane: Plane, workers: Sequence[Worker], why: str, *, by: Actor, 
 
 
 def _serve(settings: Settings, seen: RunOut, *, host: str, port: int) -> None:
-    async def operator() -> demonstration.Access:
+    async def prepare() -> tuple[demonstration.Access, int]:
         async with runtime.opened(settings) as plane:
-            return await demonstration.operator_access(plane)
+            await demonstration.leave_something(plane)
+            return await demonstration.operator_access(plane), await demonstration.count_wrong(_plain(settings))
 
-    proof.door(settings.base_url, asyncio.run(operator()), seen)
+    access, wrong = asyncio.run(prepare())
+    proof.door(settings.base_url, access, seen)
+    output.note(f"Something to try: {wrong:,} findings of a few tenants are wrong again. Preflight, Run…, watch.")
     serving.serve(settings, host=host, port=port)
 
 

@@ -7,12 +7,15 @@ import typer
 
 from opsplane.cli import context, looks, output, sheets, watching
 from opsplane.runbooks.service import Plane, Source
-from opsplane.runs import views
+from opsplane.runs import views, words
 from opsplane.runs.states import Outcome, Status
 from opsplane.runs.views import RunOut
 from opsplane.tenants import universe
 
 app = typer.Typer(no_args_is_help=True, help="What is running and what has run.")
+
+NO_MATCH = "No run matches; leave out an option to see more."
+NONE_YET = "No run yet; start one: opsplane runbooks start KEY"
 
 RunId = Annotated[uuid.UUID, typer.Argument(metavar="RUN", help="The run's id.")]
 
@@ -43,9 +46,9 @@ def list_(
         else:
             table = [_row(run) for run in found]
             output.rows(
-                ("RUN", "RUNBOOK", "SCOPE", "STATUS", "OUTCOME", "UPDATED", "SOURCE"),
+                ("RUN", "RUNBOOK", "SCOPE", "STATUS", "OUTCOME", "UPDATED", "MADE", "TOOK", "SOURCE"),
                 table,
-                empty="No run yet; start one: opsplane runbooks start KEY",
+                empty=NO_MATCH if any((runbook, status, outcome, tenant, source)) else NONE_YET,
             )
 
     context.run(act)
@@ -85,5 +88,7 @@ def _row(run: RunOut) -> tuple[object, ...]:
         looks.label("status", run.status),
         looks.label("outcome", run.outcome),
         f"{run.context.updated_count:,}",
+        words.moment(run.created_at),
+        words.duration(run.context.duration_ms),
         run.source.replace("_", " "),
     )

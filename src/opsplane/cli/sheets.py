@@ -79,5 +79,7 @@ def _result(shown: RunOut) -> dict[str, object]:
         f"{counts.get('succeeded', 0):,} repaired, {counts.get('skipped', 0):,} nothing to repair, "
         f"{counts.get('failed', 0):,} failed",
         "Rows": f"{shown.context.updated_count:,} updated, {seen or 0:,} seen wrong",
+        "Made": words.moment(shown.created_at),
+        "Ended": None if shown.completed_at is None else words.moment(shown.completed_at),
         "Took": None if shown.context.duration_ms is None else words.duration(shown.context.duration_ms),
     }

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from functools import cache
+from typing import Literal
 from xml.etree import ElementTree as ET  # nosec B405
 
 from fastapi import FastAPI, Request, Response
@@ -15,14 +16,12 @@ FOLDER = data.ROOT / "static"
 SPRITE = "icons.svg"
 FOREVER = "public, max-age=31536000, immutable"
 BRIEFLY = "public, max-age=60"  # another release's pages, while both are being served
-SPECULATION = "speculation.json"
 # Pages that nobody's looking changes are fetched while the pointer still rests on their link.
-RULES = {
-    "prefetch": [
-        {"where": {"href_matches": ["/system/ops/*", "/system/audit*", "/admin/findings*", "/admin/operations*"]},
-         "eagerness": "moderate"}
-    ]
-}  # fmt: skip
+FETCHED_AHEAD = {
+    "system": ["/system/ops/*", "/system/audit*"],
+    "admin": ["/admin/findings*", "/admin/operations*"],
+}
+Plane = Literal["system", "admin"]
 SVG = "http://www.w3.org/2000/svg"
 # The mark is drawn for itself, as the browser tab's icon, and again as a symbol, for pages.
 MARK = (
@@ -31,12 +30,12 @@ MARK = (
     'stroke-linecap="round" stroke-linejoin="round"/></g>'
 )
 ICONS = (
-    "adjustments-horizontal", "arrow-path", "arrow-right-start-on-rectangle", "bars-3", "bell", "book-open",
-    "bug-ant", "building-office-2", "chat-bubble-left-ellipsis", "check", "check-circle", "chevron-right",
+    "adjustments-horizontal", "arrow-path", "arrow-right-start-on-rectangle", "bell", "book-open",
+    "bug-ant", "building-office-2", "check", "check-circle", "chevron-right",
     "clipboard", "clock", "computer-desktop", "exclamation-circle", "exclamation-triangle", "fire", "flag",
-    "forward", "inbox", "information-circle", "key", "magnifying-glass", "minus-circle", "moon", "no-symbol",
+    "forward", "inbox", "information-circle", "magnifying-glass", "moon", "no-symbol",
     "pause-circle", "play", "play-circle", "question-mark-circle", "queue-list", "rocket-launch",
-    "shield-check", "signal-slash", "stop-circle", "sun", "user-circle", "x-circle", "x-mark",
+    "shield-check", "stop-circle", "user-circle", "x-circle", "x-mark",
 )  # fmt: skip
 
 
@@ -50,7 +49,7 @@ def sprite() -> str:
 @cache
 def version() -> str:
     """A name for what all static files hold now."""
-    digest = hashlib.sha256((sprite() + json.dumps(RULES)).encode())
+    digest = hashlib.sha256((sprite() + json.dumps(FETCHED_AHEAD)).encode())
     for file in sorted(FOLDER.rglob("*")):
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())
@@ -62,18 +61,24 @@ def url(name: str) -> str:
     return f"/static/{version()}/{name}"
 
 
+def speculation(plane: str) -> str:
+    """The name of the file that says what to fetch ahead in a plane."""
+    return f"ahead-{plane}.json"
+
+
 def mount(app: FastAPI) -> None:
     """Serve the files below any version's address: during a deploy, pages of two releases ask for theirs."""
 
     async def icons(release: str) -> Response:
         return Response(sprite(), media_type="image/svg+xml", headers={"Cache-Control": _keep(release)})
 
-    async def speculation(release: str) -> Response:
+    async def rules(release: str, plane: Plane) -> Response:
+        ahead = {"prefetch": [{"where": {"href_matches": FETCHED_AHEAD[plane]}, "eagerness": "moderate"}]}
         kind = "application/speculationrules+json"
-        return Response(json.dumps(RULES), media_type=kind, headers={"Cache-Control": _keep(release)})
+        return Response(json.dumps(ahead), media_type=kind, headers={"Cache-Control": _keep(release)})
 
     app.add_api_route(f"/static/{{release}}/{SPRITE}", icons, methods=["GET"])
-    app.add_api_route(f"/static/{{release}}/{SPECULATION}", speculation, methods=["GET"])
+    app.add_api_route(f"/static/{{release}}/{speculation('{plane}')}", rules, methods=["GET"])
     app.mount("/static/{release}", _Kept(directory=FOLDER))
 
 

@@ -16,6 +16,7 @@ CATALOGUE: dict[str, dict[str, Badge]] = {
     "status": {
         "queued": Badge("Queued", "gray", "clock"),
         "running": Badge("Running", "blue", "play-circle"),
+        "stalled": Badge("Stalled", "red", "exclamation-triangle"),
         "pausing": Badge("Pausing", "amber", "pause-circle"),
         "paused": Badge("Paused", "amber", "pause-circle"),
         "cancelling": Badge("Cancelling", "amber", "stop-circle"),

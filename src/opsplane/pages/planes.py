@@ -36,7 +36,8 @@ def build(*routers: APIRouter, shell: Callable[[Request], Shell]) -> FastAPI:
         app.include_router(router)
 
     async def refusal(request: Request, error: Exception) -> Response:
-        answer = problems.of(request, error)
+        nowhere = isinstance(error, RequestValidationError) and any(one["loc"][0] == "path" for one in error.errors())
+        answer = problems.not_found() if nowhere else problems.of(request, error)
         known = hasattr(request.state, "operator") or hasattr(request.state, "member")
         frame = shell(request) if known else None
         if frame and frame.places and frame.path.strip("/") == frame.plane:

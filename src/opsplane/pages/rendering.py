@@ -29,11 +29,6 @@ def page(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResp
     return HTMLResponse(ENVIRONMENT.get_template(template).render(**context), status_code=status)
 
 
-def moment(at: datetime) -> str:
-    """An absolute time in UTC; a script turns it to the reader's own zone, and adds how long ago it was."""
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
 def iso(at: datetime) -> str:
     """The time as machines read it."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -50,7 +45,7 @@ def query(given: Mapping[str, Any], **changed: Any) -> str:
     return f"?{urlencode(kept)}" if kept else "?"
 
 
-ENVIRONMENT.filters.update(number=words.number, duration=words.duration, moment=moment, iso=iso, json=as_json)
+ENVIRONMENT.filters.update(number=words.number, duration=words.duration, moment=words.moment, iso=iso, json=as_json)
 ENVIRONMENT.globals.update(
     asset=assets.url, icons=assets.url(assets.SPRITE), badge_of=badges.find, badges=badges.CATALOGUE, query_of=query
 )

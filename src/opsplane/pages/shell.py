@@ -13,7 +13,6 @@ from opsplane.access.operators import Operator
 from opsplane.api.break_glass import BreakGlassOut, present
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.members import Member
-from opsplane.auth.models import AdminSession, SystemSession
 from opsplane.config import Settings
 from opsplane.pages import assets, rendering
 
@@ -63,6 +62,7 @@ class Shell:
     liking: Liking
     who: str
     places: tuple[Place, ...]
+    idle_s: int
     ends_in_s: int
     held: frozenset[str] | None = frozenset()
     emergency: BreakGlassOut | None = None
@@ -70,6 +70,11 @@ class Shell:
     def may(self, *capabilities: str) -> bool:
         """Whether the person has all of these, so that pages offer nothing that would be refused."""
         return self.held is None or self.held.issuperset(capabilities)
+
+    @property
+    def emergency_ends_in_s(self) -> int:
+        """Seconds that the emergency has left; browsers count them down, for their clocks may be wrong."""
+        return _left_s(self.emergency.ends_at) if self.emergency else 0
 
     @property
     def may_break_glass(self) -> bool:
@@ -80,7 +85,7 @@ class Shell:
         """A page within this frame; all but live ones have the browser fetch what is about to be clicked."""
         shown = rendering.page(template, status, shell=self, **context)
         if not live:
-            shown.headers["Speculation-Rules"] = f'"{assets.url(assets.SPECULATION)}"'
+            shown.headers["Speculation-Rules"] = f'"{assets.url(assets.speculation(self.plane))}"'
         return shown
 
 
@@ -95,7 +100,8 @@ def system_shell(request: Request) -> Shell:
         liking=Liking.of(request.cookies),
         who=operator.actor.display,
         places=tuple(place for place in SYSTEM if held is None or place.needs in held),
-        ends_in_s=_ends_in_s(operator.session, settings.system_idle_s) if operator.session else settings.system_idle_s,
+        idle_s=settings.system_idle_s,
+        ends_in_s=_left_s(operator.session.expires_at) if operator.session else settings.system_session_s,
         held=held,
         emergency=present(operator.emergency) if operator.emergency else None,
     )
@@ -110,13 +116,13 @@ def admin_shell(request: Request) -> Shell:
         liking=Liking.of(request.cookies),
         who=member.email,
         places=ADMIN,
-        ends_in_s=_ends_in_s(request.state.session, request.state.plane.settings.admin_idle_s),
+        idle_s=request.state.plane.settings.admin_idle_s,
+        ends_in_s=_left_s(request.state.session.expires_at),
     )
 
 
-def _ends_in_s(session: SystemSession | AdminSession, idle_s: int) -> int:
-    """When the session ends if nothing more is asked, as far as this process's clock can tell."""
-    return max(0, min(idle_s, int((session.expires_at - datetime.now(UTC)).total_seconds())))
+def _left_s(ends_at: datetime) -> int:
+    return max(0, int((ends_at - datetime.now(UTC)).total_seconds()))
 
 
 SystemShell = Annotated[Shell, Depends(system_shell)]

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 from opsplane.api import audit, live
 from opsplane.api import system as api
 from opsplane.api.deps import ThePlane
-from opsplane.api.queries import AGO, AuditQuery, ItemQuery, RunQuery
+from opsplane.api.queries import AuditQuery, ItemQuery, RunQuery
 from opsplane.api.rights import CanViewAudit, CanViewRunbooks, CanViewRuns
 from opsplane.auth.capabilities import Capability
 from opsplane.pages import drawing, planes
@@ -40,14 +40,14 @@ async def runbooks(who: CanViewRunbooks, plane: ThePlane, shell: SystemShell) ->
 async def runs(
     who: CanViewRuns, plane: ThePlane, shell: SystemShell, query: Annotated[RunQuery, Query()]
 ) -> HTMLResponse:
-    """Runs, newest first."""
+    """Runs, newest first; of the last 30 days, unless the address says otherwise."""
+    query = query.model_copy(update={"since": query.since or "30d"})
     found = await api.list_runs(who, plane, query)
     choices = {
         "runbook": {runbook.key: runbook.title for runbook in registry.every()},
         "status": list(Status),
         "outcome": list(Outcome),
         "source": list(Source),
-        "since": list(AGO),
     }
     return shell.page("system/runs.html", runs=found.items, next_cursor=found.next_cursor, query=query, choices=choices)
 

@@ -1,6 +1,7 @@
 """What REST and the CLI show of a run: the same words and numbers everywhere."""
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -11,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.errors import NotFound
 from opsplane.runbooks import registry
 from opsplane.runbooks.scopes import ScopeKind
-from opsplane.runs import summary, words
-from opsplane.runs.models import OperationRun, OperationRunFailure
+from opsplane.runs import processes, summary, words
+from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
 from opsplane.runs.states import Outcome, Status
 from opsplane.tenants.models import Tenant
 
@@ -126,7 +127,26 @@ async def show(session: AsyncSession, run_id: uuid.UUID, *, base_url: str) -> Ru
         raise RunNotFound(run_id)
     run: OperationRun = row[0]
     counts = run.summary_counts if run.completed_at else await summary.count(session, run_id)
-    return _present(row, counts, await _failures(session, run), base_url=base_url)
+    pulse = Pulse() if run.completed_at else await _pulse(session, run_id)
+    return _present(row, counts, await _failures(session, run), base_url=base_url, pulse=pulse)
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Whether anybody could work on a run, and for how long nobody got anywhere."""
+
+    workers: bool = True
+    quiet_s: float | None = None
+
+
+async def _pulse(session: AsyncSession, run_id: uuid.UUID) -> Pulse:
+    item = OperationRunItem
+    moved_at = func.max(func.greatest(item.started_at, item.progress_at, item.finished_at))
+    quiet_s = await session.scalar(
+        select(func.extract("epoch", func.clock_timestamp() - moved_at)).where(item.run_id == run_id)
+    )
+    workers = bool(await processes.live_workers(session))
+    return Pulse(workers, None if quiet_s is None else float(quiet_s))
 
 
 async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_url: str) -> list[RunOut]:
@@ -176,7 +196,12 @@ def _runs() -> Select[*tuple[Any, ...]]:
 
 
 def _present(
-    row: Row[*tuple[Any, ...]], counts: dict[str, int], failures: list[FailureOut], *, base_url: str
+    row: Row[*tuple[Any, ...]],
+    counts: dict[str, int],
+    failures: list[FailureOut],
+    *,
+    base_url: str,
+    pulse: Pulse = Pulse(),
 ) -> RunOut:
     run, external_id, elapsed_s = row
     stalled = run.stalled_at is not None and run.completed_at is None
@@ -202,9 +227,9 @@ def _present(
             duration_ms=run.context.get("duration_ms"),
         ),
         failures=failures,
-        progress=_progress(run, counts, float(elapsed_s)),
+        progress=_progress(run, counts, float(elapsed_s), pulse),
         stalled=stalled,
-        next_step=words.next_step(Status(run.status), Outcome(run.outcome), stalled=stalled),
+        next_step=words.next_step(Status(run.status), Outcome(run.outcome), stalled=stalled, workers=pulse.workers),
         created_at=run.created_at,
         started_at=run.started_at,
         completed_at=run.completed_at,
@@ -212,7 +237,7 @@ def _present(
     )
 
 
-def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float) -> ProgressOut:
+def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float, pulse: Pulse) -> ProgressOut:
     status, updated, affected = Status(run.status), counts.get("updated", 0), run.preflight_affected_count
     rate = _rate(updated, elapsed_s) if run.started_at else None
     fraction, eta_s = 1.0, None
@@ -225,7 +250,7 @@ def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float) -> Pr
         rows_per_s=rate,
         eta_s=eta_s,
         said=words.said(status, counts, affected, fraction),
-        pace=words.pace(status, rate, eta_s, fraction),
+        pace=words.pace(status, rate, eta_s, fraction, quiet_s=pulse.quiet_s),
     )
 
 

@@ -1,10 +1,12 @@
 """A run in sentences, the same for pages, the API and the terminal: how far, how fast, and what happens next."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from opsplane.runs.states import Outcome, Status
 
 PACE_AFTER = 0.05  # before that a guess of the time left is a lie
+QUIET_AFTER_S = 15
 UNKNOWN = "\N{EN DASH}"
 
 NEXT = {
@@ -45,10 +47,17 @@ def duration(milliseconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def next_step(status: Status, outcome: Outcome, *, stalled: bool) -> str:
+def moment(at: datetime) -> str:
+    """An absolute time in UTC: 2026-11-21 14:02:11 UTC."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def next_step(status: Status, outcome: Outcome, *, stalled: bool, workers: bool = True) -> str:
     """What happens now, or what an operator can do."""
     if stalled:
         return "No worker carries it on. Start one: opsplane worker"
+    if not workers and status in {Status.QUEUED, Status.RUNNING}:
+        return "No worker is alive, so it waits. Start one: opsplane worker"
     return ENDED[outcome] if status is Status.COMPLETED else NEXT[status]
 
 
@@ -64,8 +73,12 @@ def said(status: Status, counts: Mapping[str, int], affected: int | None, fracti
     return f"{number(done)} of {number(total)} {noun} ({int(fraction * 100)} %)"
 
 
-def pace(status: Status, rows_per_s: float | None, eta_s: float | None, fraction: float) -> str:
-    """How fast it is, and how long it still takes, once that can be told."""
+def pace(
+    status: Status, rows_per_s: float | None, eta_s: float | None, fraction: float, *, quiet_s: float | None = None
+) -> str:
+    """How fast it is, and how long it still takes, once that can be told; or for how long nothing has moved."""
+    if status is Status.RUNNING and quiet_s is not None and quiet_s >= QUIET_AFTER_S:
+        return f"nothing for {duration(quiet_s * 1000)}"
     parts = [f"{number(rows_per_s)} rows/s"] if rows_per_s else []
     if eta_s is not None and fraction >= PACE_AFTER and status is Status.RUNNING:
         parts.append(f"about {duration(eta_s * 1000)} left" if eta_s >= 1 else "less than 1 s left")
