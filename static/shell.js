@@ -173,7 +173,7 @@ const SHOWN = { day: DAY, clock: CLOCK, both: { ...DAY, ...MINUTES } };
 export function showTime(element, iso) {
   const date = new Date(iso);
   const today = formatted("day", date) === formatted("day", new Date());
-  const text = `${formatted(today ? "clock" : "both", date)}${zone() ? " UTC" : ""} · ${ago(date)}`;
+  const text = `${formatted(today ? "clock" : "both", date)}${zone() ? " UTC" : ""} · ${ago(date).replaceAll(" ", "\u00a0")}`;
   if (element.dateTime !== iso) element.dateTime = iso;
   if (element.textContent !== text) element.textContent = text;
   element.title = iso;
