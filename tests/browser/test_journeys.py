@@ -77,7 +77,7 @@ async def test_three_clicks_lead_from_a_runbook_to_its_run_over_all_tenants(
     await page.keyboard.type("BACKFILL")
     await dialog.locator("[name=text]").fill("a test")
     await dialog.get_by_role("button", name="Run on 120 records").click()
-    link = page.get_by_role("link", name="View run")
+    link = page.get_by_role("link", name="View run", exact=True)
     await expect(link).to_be_focused()
     assert await page.evaluate("clicked") == ["Preflight", "Run…", "Run on 120 records"]
     await page.keyboard.press("Enter")
@@ -105,7 +105,7 @@ async def test_three_clicks_and_a_tenant_picked_by_name_change_that_tenant_alone
     dialog = page.get_by_role("dialog", name="Run Effects on globex?")
     await expect(dialog.locator("[name=confirmation]")).to_be_hidden()
     await dialog.get_by_role("button", name="Run on 40 records").click()
-    link = page.get_by_role("link", name="View run")
+    link = page.get_by_role("link", name="View run", exact=True)
     await expect(link).to_be_focused()
     assert await page.evaluate("clicked") == ["Preflight", "Run…", "Run on 40 records"]
     await page.keyboard.press("Enter")
@@ -153,7 +153,7 @@ async def test_a_wrong_phrase_and_a_missing_reason_are_refused_in_the_dialog(
     assert await runs(plane) == 0
     await reason.fill("a test")
     await dialog.get_by_role("button", name="Run on").click()
-    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+    await expect(page.get_by_role("link", name="View run", exact=True)).to_be_focused()
     assert await runs(plane) == 1
 
 
@@ -161,7 +161,7 @@ async def test_a_double_click_starts_one_run(stage: Stage, plane: Plane, tenants
     page = await stage.page(RUNBOOKS, await stage.operator())
     dialog = await dialog_of(page)
     await dialog.get_by_role("button", name="Run on").dblclick()
-    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+    await expect(page.get_by_role("link", name="View run", exact=True)).to_be_focused()
     assert await runs(plane) == 1
 
 
@@ -181,7 +181,7 @@ async def test_a_start_whose_answer_was_lost_is_the_same_start_when_sent_again(
     await expect(dialog).to_contain_text("opsplane cannot be reached")
     assert await runs(plane) == 1
     await dialog.get_by_role("button", name="Run on").click()
-    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+    await expect(page.get_by_role("link", name="View run", exact=True)).to_be_focused()
     assert await runs(plane) == 1
 
 
@@ -210,7 +210,7 @@ async def test_a_scope_taken_between_preflight_and_start_refuses_with_the_way_to
     theirs = (await support.start(plane, operator, PLAIN)).run
     stage.announce("409 POST .*/start")
     await dialog.get_by_role("button", name="Run on").click()
-    link = dialog.get_by_role("alert").get_by_role("link", name="View run")
+    link = dialog.get_by_role("alert").get_by_role("link", name="View run", exact=True)
     await expect(link).to_have_attribute("href", f"{RUNS}/{theirs.id}")
     await expect(dialog.locator("[name=text]")).to_have_value("a test")
     assert await runs(plane) == 1
@@ -274,7 +274,7 @@ async def test_a_start_on_its_way_cannot_be_called_back_by_esc(
     await page.keyboard.press("Escape")
     await expect(dialog).to_be_visible()
     late.set()
-    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+    await expect(page.get_by_role("link", name="View run", exact=True)).to_be_focused()
 
 
 async def test_a_preflight_that_the_server_no_longer_takes_is_made_again_from_the_dialog(
@@ -290,7 +290,7 @@ async def test_a_preflight_that_the_server_no_longer_takes_is_made_again_from_th
     await expect(dialog.get_by_role("alert")).to_contain_text("It was 120 records, and is 160 records now.")
     await expect(dialog.locator("[name=text]")).to_have_value("a test")
     await dialog.get_by_role("button", name="Run on 160 records").click()
-    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+    await expect(page.get_by_role("link", name="View run", exact=True)).to_be_focused()
 
 
 async def test_a_run_that_failed_for_one_tenant_names_it_with_code_and_message(
@@ -370,4 +370,4 @@ async def test_signing_in_in_another_tab_lets_the_dialog_go_on(
     await expect(dialog.get_by_role("alert")).to_contain_text("Your session has ended")
     await stage.sign_in(context, olga)
     await dialog.get_by_role("button", name="Run on").click()
-    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+    await expect(page.get_by_role("link", name="View run", exact=True)).to_be_focused()

@@ -144,7 +144,7 @@ async def test_a_run_is_started_and_the_focus_ends_on_its_link(
     await page.keyboard.type("a test")
     await tab_to(page, dialog.get_by_role("button", name="Run on 120 records"))
     await press(page, "Enter")
-    await expect(page.get_by_role("link", name="View run")).to_be_focused()
+    await expect(page.get_by_role("link", name="View run", exact=True)).to_be_focused()
     await press(page, "Enter")
     await expect(page).to_have_url(re.compile(RUNS + "/.+"))
     await expect(page.get_by_role("heading", level=1)).to_have_text("Effects")
