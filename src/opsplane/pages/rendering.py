@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -15,18 +16,10 @@ from opsplane import data
 from opsplane.pages import assets, badges
 from opsplane.runs import words
 
-ENVIRONMENT = Environment(
-    loader=FileSystemLoader(data.ROOT / "templates"),
-    autoescape=select_autoescape(),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
 
 def page(template: str, status: int = HTTPStatus.OK, **context: Any) -> HTMLResponse:
     """A page; `template` is its file below `templates`."""
-    return HTMLResponse(ENVIRONMENT.get_template(template).render(**context), status_code=status)
+    return HTMLResponse(_environment().get_template(template).render(**context), status_code=status)
 
 
 def iso(at: datetime) -> str:
@@ -45,7 +38,19 @@ def query(given: Mapping[str, Any], **changed: Any) -> str:
     return f"?{urlencode(kept)}" if kept else "?"
 
 
-ENVIRONMENT.filters.update(number=words.number, duration=words.duration, moment=words.moment, iso=iso, json=as_json)
-ENVIRONMENT.globals.update(
-    asset=assets.url, icons=assets.url(assets.SPRITE), badge_of=badges.find, badges=badges.CATALOGUE, query_of=query
-)
+@cache
+def _environment() -> Environment:
+    """The templates; made when the first page is, for drawing the icons takes longer than most commands."""
+    environment = Environment(
+        loader=FileSystemLoader(data.ROOT / "templates"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=words.number, duration=words.duration, moment=words.moment, iso=iso, json=as_json)
+    environment.globals.update(
+        asset=assets.url, icons=assets.url(assets.SPRITE), badge_of=badges.find, badges=badges.CATALOGUE,
+        query_of=query,
+    )  # fmt: skip
+    return environment
