@@ -51,7 +51,7 @@ class Pace:
 
     least_s: float = 0.1
     again_s: float = 2
-    figures_s: float = 0.25
+    figures_s: float = 1
     tick_s: float = 10
     lifetime_s: float = 300
     max_streams: int = 1000
