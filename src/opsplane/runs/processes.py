@@ -8,7 +8,7 @@ import uuid
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -66,8 +66,13 @@ async def leave(session: AsyncSession, process_id: uuid.UUID) -> None:
 
 async def live_workers(session: AsyncSession) -> list[Process]:
     """Workers heard of in the last 30 seconds."""
+    return list(await session.scalars(alive_workers()))
+
+
+def alive_workers() -> Select[Process]:
+    """The same as a statement, for questions that hold more than this one."""
     alive = Process.seen_at > func.clock_timestamp() - ALIVE_FOR
-    return list(await session.scalars(select(Process).where(Process.kind == WORKER, alive)))
+    return select(Process).where(Process.kind == WORKER, alive)
 
 
 def can_run(workers: list[Process], runbook: str, version: int) -> bool:

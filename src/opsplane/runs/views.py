@@ -142,11 +142,10 @@ class Pulse:
 async def _pulse(session: AsyncSession, run_id: uuid.UUID) -> Pulse:
     item = OperationRunItem
     moved_at = func.max(func.greatest(item.started_at, item.progress_at, item.finished_at))
-    quiet_s = await session.scalar(
-        select(func.extract("epoch", func.clock_timestamp() - moved_at)).where(item.run_id == run_id)
-    )
-    workers = bool(await processes.live_workers(session))
-    return Pulse(workers, None if quiet_s is None else float(quiet_s))
+    quiet_s = func.extract("epoch", func.clock_timestamp() - moved_at)
+    row = await session.execute(select(quiet_s, processes.alive_workers().exists()).where(item.run_id == run_id))
+    quiet, workers = row.one()
+    return Pulse(workers, None if quiet is None else float(quiet))
 
 
 async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_url: str) -> list[RunOut]:
