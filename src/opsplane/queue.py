@@ -30,13 +30,13 @@ class Queue:
         self.redis = connect(settings.redis_url, timeout_s=TIMEOUT_S)
         self.hints = Announcer(self.redis)
 
-    async def wake(self, run_id: uuid.UUID, *, jobs: int = JOBS_PER_WAKE) -> bool:
-        """Ring for a run; True if Redis took it."""
+    async def wake(self, run_id: uuid.UUID, *, jobs: int = JOBS_PER_WAKE, after_s: float = 0) -> bool:
+        """Ring for a run, now or later; True if Redis took it."""
         try:
             for _ in range(jobs):
                 # A new id each time: arq silently drops an id that a killed worker still seems to hold.
                 job_id = f"drain:{run_id}:{uuid.uuid4().hex}"
-                await self.redis.enqueue_job(DRAIN, str(run_id), _job_id=job_id)
+                await self.redis.enqueue_job(DRAIN, str(run_id), _job_id=job_id, _defer_by=after_s or None)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("wake_not_sent", run_id=str(run_id), error=repr(error))
             return False

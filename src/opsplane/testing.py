@@ -20,7 +20,7 @@ from opsplane.db import new_id
 from opsplane.runbooks import service
 from opsplane.runbooks.base import Runbook
 from opsplane.runbooks.service import Plane, Source, StartOrder
-from opsplane.runs import items, lifecycle, views
+from opsplane.runs import items, leases, lifecycle, views
 from opsplane.runs.drain import Drainer
 from opsplane.runs.models import OperationRunItem
 from opsplane.runs.views import RunOut
@@ -74,11 +74,11 @@ async def _claim_and_vanish(plane: Plane, runbook: type[Runbook], run_id: uuid.U
     """Claim the run's item, do one chunk that never commits, and let the lease run out."""
     async with plane.db.transaction() as tx:
         await lifecycle.begin(tx.session, run_id)
-        lease = await items.claim(tx.session, run_id, new_id(), lease_s=0)
+        lease = await leases.claim(tx.session, run_id, new_id(), lease_s=0)
     assert lease is not None
     with contextlib.suppress(_WorkerGone):
         async with plane.db.transaction() as tx:
-            await items.fence(tx.session, lease)
+            await leases.fence(tx.session, lease)
             await runbook().apply(tx.session, lease.tenant_id, None, plane.settings.chunk_min_rows)
             raise _WorkerGone
     async with plane.db.transaction() as tx:

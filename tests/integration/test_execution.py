@@ -14,7 +14,7 @@ from opsplane.findings.models import Finding
 from opsplane.queue import QUEUE
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
-from opsplane.runs import items, lifecycle, processes, summary, sweeper
+from opsplane.runs import items, leases, lifecycle, processes, summary, sweeper
 from opsplane.runs.drain import Drained
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.tenants.models import Tenant
@@ -94,7 +94,7 @@ async def test_a_tenant_that_asks_to_be_retried_waits_and_is_retried(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
     run = (await support.start(plane, operator, "test.effects.transient")).run
-    for attempt in range(1, items.MAX_ATTEMPTS):
+    for attempt in range(1, leases.MAX_ATTEMPTS):
         assert await support.drain(plane, run.id) is Drained.EMPTY
         async with plane.db.transaction() as tx:
             waiting = (
@@ -118,19 +118,19 @@ async def begun(plane: Plane, operator: Actor, runbook: str = PLAIN) -> uuid.UUI
     return run.id
 
 
-async def claim(plane: Plane, run_id: uuid.UUID, lease_s: float = 20) -> items.Lease:
+async def claim(plane: Plane, run_id: uuid.UUID, lease_s: float = 20) -> leases.Lease:
     async with plane.db.transaction() as tx:
-        lease = await items.claim(tx.session, run_id, uuid.uuid4(), lease_s=lease_s)
+        lease = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=lease_s)
     assert lease is not None
     return lease
 
 
 async def test_no_two_workers_hold_the_same_tenant(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     run_id = await begun(plane, operator)
-    leases = [await claim(plane, run_id) for _ in tenants]
-    assert len({lease.item_key for lease in leases}) == 3
+    held = [await claim(plane, run_id) for _ in tenants]
+    assert len({lease.item_key for lease in held}) == 3
     async with plane.db.transaction() as tx:
-        assert await items.claim(tx.session, run_id, uuid.uuid4(), lease_s=20) is None
+        assert await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20) is None
 
 
 async def test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_other(
@@ -138,8 +138,8 @@ async def test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_othe
 ) -> None:
     run_id = await begun(plane, operator)
     async with plane.db.transaction() as one, plane.db.transaction() as two, asyncio.timeout(2):
-        first = await items.claim(one.session, run_id, uuid.uuid4(), lease_s=20)
-        second = await items.claim(two.session, run_id, uuid.uuid4(), lease_s=20)
+        first = await leases.claim(one.session, run_id, uuid.uuid4(), lease_s=20)
+        second = await leases.claim(two.session, run_id, uuid.uuid4(), lease_s=20)
     assert first is not None
     assert second is not None
     assert first.item_key != second.item_key
@@ -150,10 +150,10 @@ async def test_a_worker_that_lost_its_lease_cannot_commit(plane: Plane, operator
     zombie = await claim(plane, run_id, lease_s=0)
     await sweeper.sweep(plane.db, plane.queue, plane.settings)
     await claim(plane, run_id)
-    with pytest.raises(items.LeaseLost):
+    with pytest.raises(leases.LeaseLost):
         async with plane.db.transaction() as tx:
             await tx.session.execute(text("INSERT INTO effects SELECT :t, 1"), {"t": zombie.tenant_id})
-            await items.fence(tx.session, zombie)
+            await leases.fence(tx.session, zombie)
     assert await effects(plane) == (0, 0)
 
 
@@ -240,8 +240,8 @@ async def test_a_run_given_up_half_way_says_which_tenants_were_done(
     run_id = await begun(plane, operator)
     lease = await claim(plane, run_id)
     async with plane.db.transaction() as tx:
-        await items.store(tx.session, lease, cursor=None, updated=5, errors=0, passes=1, lease_s=20)
-        await items.finish(tx.session, lease)
+        await leases.store(tx.session, lease, cursor=None, updated=5, errors=0, passes=1, lease_s=20)
+        await leases.finish(tx.session, lease)
         await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=2)
         await tx.session.execute(text("UPDATE operation_runs SET runbook_version = 99"))
         await tx.session.execute(

@@ -35,12 +35,14 @@ def test_an_invalid_transition_names_both_sides() -> None:
 @pytest.mark.parametrize(
     ("succeeded", "failed", "cancelled", "outcome"),
     [
-        (0, 0, 0, Outcome.SUCCEEDED),
-        (3, 0, 0, Outcome.SUCCEEDED),
-        (2, 1, 0, Outcome.PARTIALLY_SUCCEEDED),
-        (0, 3, 0, Outcome.FAILED),
-        (1, 1, 1, Outcome.CANCELLED),
+        (0, 0, False, Outcome.SUCCEEDED),
+        (3, 0, False, Outcome.SUCCEEDED),
+        (2, 1, False, Outcome.PARTIALLY_SUCCEEDED),
+        (0, 3, False, Outcome.FAILED),
+        (1, 1, True, Outcome.CANCELLED),
     ],
 )
-def test_the_outcome_is_what_the_items_add_up_to(succeeded: int, failed: int, cancelled: int, outcome: Outcome) -> None:
+def test_the_outcome_is_what_the_items_add_up_to(
+    succeeded: int, failed: int, cancelled: bool, outcome: Outcome
+) -> None:
     assert outcome_of(succeeded=succeeded, failed=failed, cancelled=cancelled) is outcome

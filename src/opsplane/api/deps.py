@@ -8,9 +8,10 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from opsplane.access.sign_in import SignIn
+from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.sessions import Client
 from opsplane.errors import InvalidInput
-from opsplane.runbooks.service import Plane
+from opsplane.runbooks.service import Plane, Source
 
 
 def the_plane(request: Request) -> Plane:
@@ -73,3 +74,8 @@ def id_before(cursor: str | None) -> uuid.UUID | None:
 def bad_cursor() -> InvalidInput:
     """The refusal of a cursor that leads nowhere."""
     return InvalidInput("This cursor is not one of this list; start from its first page.")
+
+
+def source_of(who: Actor) -> Source:
+    """The door that a request of this actor comes through: pages for people, the API for tokens."""
+    return Source.SYSTEM_UI if who.kind is ActorKind.PLATFORM_USER else Source.API

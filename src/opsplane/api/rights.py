@@ -118,6 +118,7 @@ AnOperator = Annotated[Operator, right(SignedIn())]
 APerson = Annotated[Person, right(AtABrowser())]
 ATenantUser = Annotated[TenantPerson, right(TenantUserSignedIn())]
 CanViewRunbooks = Annotated[Actor, right(Right(Capability.RUNBOOKS_VIEW))]
+CanControlRuns = Annotated[Actor, right(Right(Capability.RUNBOOKS_RUN))]
 # The service asks for platform.runbooks.run itself, so that a refused start is on record.
 CanStartRunbooks = Annotated[Actor, right(Right(Capability.SYSTEM_ACCESS))]
 CanViewRuns = Annotated[Actor, right(VIEW_RUNS)]

@@ -11,7 +11,17 @@ from opsplane.api import problems, queries
 from opsplane.api.account import account
 from opsplane.api.audit import audit
 from opsplane.api.break_glass import break_glass
-from opsplane.api.deps import Cursor, Limit, ThePlane, bad_cursor, decode_cursor, encode_cursor, id_before
+from opsplane.api.control import control
+from opsplane.api.deps import (
+    Cursor,
+    Limit,
+    ThePlane,
+    bad_cursor,
+    decode_cursor,
+    encode_cursor,
+    id_before,
+    source_of,
+)
 from opsplane.api.live import live
 from opsplane.api.queries import ItemQuery, RunQuery
 from opsplane.api.rights import CanStartRunbooks, CanViewRunbooks, CanViewRuns
@@ -26,7 +36,6 @@ from opsplane.api.schemas import (
     TenantOut,
     TenantPage,
 )
-from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.tokens import InvalidToken
 from opsplane.errors import InvalidInput, MissingCapability, NotFound, ServiceUnavailable
 from opsplane.runbooks import registry, service
@@ -38,7 +47,7 @@ from opsplane.runbooks.preflights import PreflightStale, PreflightTooSlow
 from opsplane.runbooks.reasons import ReasonRequired
 from opsplane.runbooks.registry import RunbookNotFound
 from opsplane.runbooks.scopes import ScopeKind
-from opsplane.runbooks.service import ConfirmationMismatch, NothingToDo, Plane, Source, StartOrder
+from opsplane.runbooks.service import ConfirmationMismatch, NothingToDo, Plane, StartOrder
 from opsplane.runs import briefs, item_views, views
 from opsplane.runs.briefs import RunBrief
 from opsplane.runs.views import RunOut, ScopeOut
@@ -75,7 +84,7 @@ async def show_runbook(key: str, who: CanViewRunbooks, plane: ThePlane) -> Runbo
 )
 async def preflight_runbook(key: str, body: PreflightIn, who: CanViewRunbooks, plane: ThePlane) -> PreflightOut:
     """Count what a run would change; nothing is written but the preflight itself."""
-    kept = await service.preflight(plane, key, body.scope.tenant_id, by=who, source=_source(who))
+    kept = await service.preflight(plane, key, body.scope.tenant_id, by=who, source=source_of(who))
     all_tenants = kept.tenant_id is None
     return PreflightOut(
         preflight_id=kept.id,
@@ -112,7 +121,7 @@ async def start_runbook(
     order = StartOrder(
         runbook=key,
         tenant=body.scope.tenant_id,
-        source=_source(who),
+        source=source_of(who),
         reason=(body.reason.code, body.reason.text) if body.reason else None,
         confirmation=body.confirmation,
         preflight_id=body.preflight_id,
@@ -198,6 +207,7 @@ def build() -> FastAPI:
     app.include_router(account)
     app.include_router(break_glass)
     app.include_router(ops)
+    app.include_router(control)
     app.include_router(live)
     app.include_router(audit)
     return app
@@ -210,10 +220,6 @@ async def _scope(plane: Plane, kept: Preflight) -> ScopeOut:
     async with plane.db.reading() as session:
         tenant = await universe.pick(session, kept.workspace_id, str(kept.tenant_id))
     return ScopeOut(kind=kind, tenant_id=tenant.id, tenant_external_id=tenant.external_id)
-
-
-def _source(who: Actor) -> Source:
-    return Source.SYSTEM_UI if who.kind is ActorKind.PLATFORM_USER else Source.API
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from opsplane.auth.actors import Actor
-from opsplane.cli import context, output, sheets, watching
+from opsplane.cli import context, output, watching
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.reasons import ReasonCode
-from opsplane.runbooks.service import Plane, Source, Started, StartOrder
+from opsplane.runbooks.service import Plane, Source, StartOrder
 
 app = typer.Typer(no_args_is_help=True, help="What can be repaired, and starting it.")
 
@@ -90,7 +90,7 @@ def start(
         if confirm is None and tenant is None and sys.stdin.isatty():
             order = await _asked(plane, order, by=by)
         started = await service.start(plane, order, by=by, idempotency_key=idempotency_key)
-        return await _follow(plane, started, wait=wait, timeout=timeout, json_=json_)
+        return await watching.started(plane, started.run, wait=wait, timeout_s=timeout, json_=json_)
 
     raise typer.Exit(context.run(act))
 
@@ -117,15 +117,6 @@ async def _asked(plane: Plane, order: StartOrder, *, by: Actor) -> StartOrder:
         preflight_id=order.preflight_id or seen.id,
         force=order.force,
     )
-
-
-async def _follow(plane: Plane, started: Started, *, wait: bool, timeout: float | None, json_: bool) -> int:
-    run = started.run
-    if not wait:
-        sheets.whole(run, json_=json_)
-        output.note(f"Follow it: opsplane runs watch {run.id}")
-        return 0
-    return await watching.follow(plane, run.id, timeout_s=timeout, json_=json_)
 
 
 def _facts(key: str) -> dict[str, object]:

@@ -1,13 +1,17 @@
-"""opsplane runs: list, show, watch."""
+"""opsplane runs: list, show, watch, pause, resume, cancel, retry-failed."""
 
+import asyncio
 import uuid
 from typing import Annotated
 
 import typer
 
 from opsplane.cli import context, looks, output, sheets, watching
+from opsplane.runbooks import control
+from opsplane.runbooks.reasons import ReasonCode
 from opsplane.runbooks.service import Plane, Source
 from opsplane.runs import views, words
+from opsplane.runs.control import Ask
 from opsplane.runs.states import Outcome, Status
 from opsplane.runs.views import RunOut
 from opsplane.tenants import universe
@@ -17,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="What is running and what has run."
 NO_MATCH = "No run matches; leave out an option to see more."
 NONE_YET = "No run yet; start one: opsplane runbooks start KEY"
 
+Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is asked.")]
 RunId = Annotated[uuid.UUID, typer.Argument(metavar="RUN", help="The run's id.")]
 
 
@@ -78,6 +83,61 @@ def watch(
         return await watching.follow(plane, run_id, timeout_s=timeout, json_=json_)
 
     raise typer.Exit(context.run(act))
+
+
+@app.command()
+def pause(run_id: RunId, as_: context.AsUser = None, wait: Wait = False, json_: output.AsJson = False) -> None:
+    """Ask a run to pause after the chunks in hand; its scope stays locked."""
+    _ask(run_id, Ask.PAUSE, as_, wait=wait, json_=json_)
+
+
+@app.command()
+def resume(run_id: RunId, as_: context.AsUser = None, json_: output.AsJson = False) -> None:
+    """Let a paused run go on."""
+    _ask(run_id, Ask.RESUME, as_, wait=False, json_=json_)
+
+
+@app.command()
+def cancel(run_id: RunId, as_: context.AsUser = None, wait: Wait = False, json_: output.AsJson = False) -> None:
+    """Ask a run to end after the chunks in hand; what is repaired stays repaired."""
+    _ask(run_id, Ask.CANCEL, as_, wait=wait, json_=json_)
+
+
+@app.command()
+def retry_failed(
+    run_id: RunId,
+    reason_code: Annotated[str | None, typer.Option(help=f"{', '.join(ReasonCode)}; else the old run's.")] = None,
+    reason_text: Annotated[str | None, typer.Option(help="Why, in 1 to 500 characters.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run even if nothing is wrong any more.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the new run until it ends.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gets the same run.")] = None,
+    as_: context.AsUser = None,
+    json_: output.AsJson = False,
+) -> None:
+    """Start a run over the tenants that failed in this one."""
+
+    async def act(plane: Plane) -> int:
+        started = await control.retry_failed(
+            plane, run_id, by=await context.actor(plane, as_), source=Source.CLI, force=force,
+            reason=(reason_code or "", reason_text or "") if reason_code or reason_text else None,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+        return await watching.started(plane, started.run, wait=wait, timeout_s=timeout, json_=json_)
+
+    raise typer.Exit(context.run(act))
+
+
+def _ask(run_id: uuid.UUID, what: Ask, as_: str | None, *, wait: bool, json_: bool) -> None:
+    async def act(plane: Plane) -> None:
+        shown = await control.ask(plane, run_id, what, by=await context.actor(plane, as_))
+        while wait and shown.status in {Status.PAUSING, Status.CANCELLING}:
+            await asyncio.sleep(watching.POLL_S)
+            async with plane.db.reading() as session:
+                shown = await views.show(session, run_id, base_url=plane.settings.base_url)
+        sheets.whole(shown, json_=json_)
+
+    context.run(act)
 
 
 def _row(run: RunOut) -> tuple[object, ...]:

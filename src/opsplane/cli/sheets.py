@@ -13,7 +13,12 @@ def whole(shown: RunOut, *, json_: bool) -> None:
     if json_:
         output.as_json(shown)
         return
-    output.facts(_about(shown) | {"Status": _status(shown)} | _result(shown) | {"Next": shown.next_step or None})
+    output.facts(
+        _about(shown)
+        | {"Status": _status(shown), "Asked": _asked(shown)}
+        | _result(shown)
+        | {"Next": shown.next_step or None}
+    )
     for told in shown.failures:
         output.out.print(failure(told))
     if more := unseen(shown, len(shown.failures)):
@@ -55,6 +60,7 @@ def _about(shown: RunOut) -> dict[str, object]:
         "Scope": scope(shown),
         "Started by": f"{by}, Break-glass" if shown.actor.break_glass else by,
         "Reason": _reason(shown),
+        "Retry of": shown.retry_of_run_id,
         "View": shown.view_url,
     }
 
@@ -70,6 +76,11 @@ def _status(shown: RunOut) -> Text:
     if shown.status is not Status.COMPLETED:
         return status
     return Text.assemble(status, ", ", looks.label("outcome", shown.outcome))
+
+
+def _asked(shown: RunOut) -> str | None:
+    asked = shown.asked
+    return None if asked is None else f"to {asked.what} by {asked.by}, {words.moment(asked.at)}"
 
 
 def _result(shown: RunOut) -> dict[str, object]:

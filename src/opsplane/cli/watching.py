@@ -64,6 +64,15 @@ async def until_done(
             await asyncio.sleep(max(POLL_S, 3 * (time.monotonic() - began)))  # watching costs a quarter at most
 
 
+async def started(plane: Plane, run: RunOut, *, wait: bool, timeout_s: float | None, json_: bool) -> int:
+    """Print a run that was just started, or follow it to its end; returns the exit code."""
+    if wait:
+        return await follow(plane, run.id, timeout_s=timeout_s, json_=json_)
+    sheets.whole(run, json_=json_)
+    output.note(f"Follow it: opsplane runs watch {run.id}")
+    return 0
+
+
 async def follow(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None, json_: bool) -> int:
     """Watch a run, print what became of it; returns the exit code. Nothing that ends the watching ends the run."""
     try:

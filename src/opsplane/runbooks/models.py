@@ -21,6 +21,7 @@ class Preflight(Base):
     runbook_version: Mapped[int]
     scope_kind: Mapped[str]
     tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
+    retry_of_run_id: Mapped[uuid.UUID | None]  # only the tenants that failed in that run
     principal: Mapped[str]
     affected_count: Mapped[int]
     total_count: Mapped[int]

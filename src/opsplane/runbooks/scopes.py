@@ -21,12 +21,17 @@ class ScopeKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """A scope whose tenant, if any, has been found in the allowed tenant universe."""
+    """A scope whose tenant, if any, has been found in the allowed tenant universe.
+
+    The scope of a retry is locked as a whole, but only `among` these tenants is anything looked at.
+    """
 
     workspace_id: uuid.UUID
     kind: ScopeKind
     tenant_id: uuid.UUID | None = None
     tenant_external_id: str | None = None
+    retry_of: uuid.UUID | None = None
+    among: Select[uuid.UUID | None] | None = None
 
     @classmethod
     async def resolve(cls, session: AsyncSession, tenant: str | None) -> Self:
@@ -49,6 +54,8 @@ class Scope:
     def tenant_ids(self) -> Select[uuid.UUID]:
         """The ids of the tenants in scope, as a subquery: `column.in_(scope.tenant_ids())`."""
         ids = universe.allowed(self.workspace_id).with_only_columns(Tenant.id)
+        if self.among is not None:
+            ids = ids.where(Tenant.id.in_(self.among))
         return ids if self.tenant_id is None else ids.where(Tenant.id == self.tenant_id)
 
     @property

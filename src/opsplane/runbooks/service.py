@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +16,7 @@ from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.config import Settings
-from opsplane.db import Database, sqlstate
+from opsplane.db import Database, Transaction, new_id, sqlstate
 from opsplane.errors import Conflict, OpsplaneError, ServiceUnavailable
 from opsplane.queue import Queue
 from opsplane.runbooks import idempotency, locks, preflights, registry
@@ -25,7 +25,7 @@ from opsplane.runbooks.locks import ScopeLocked
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.reasons import Reason, ReasonRequired
 from opsplane.runbooks.scopes import Scope
-from opsplane.runs import announcing, lifecycle, views
+from opsplane.runs import announcing, items, lifecycle, views
 from opsplane.runs.models import OperationRun
 from opsplane.runs.views import RunOut
 
@@ -78,6 +78,7 @@ class StartOrder:
     runbook: str
     tenant: str | None
     source: Source
+    retry_of: uuid.UUID | None = None  # only the tenants that failed in this run
     reason: tuple[str, str] | None = None
     confirmation: str | None = None
     preflight_id: uuid.UUID | None = None
@@ -104,7 +105,10 @@ async def preflight(plane: Plane, key: str, tenant: str | None, *, by: Actor, so
         PreflightTooSlow: 503.
     """
     by.require(Capability.RUNBOOKS_VIEW)
-    return await _look(plane, registry.find(key), tenant, by=by, source=source)
+    runbook = registry.find(key)
+    async with plane.db.reading() as session:
+        scope = await Scope.resolve(session, tenant)
+    return await _look(plane, runbook, scope, by=by, source=source)
 
 
 async def start(plane: Plane, order: StartOrder, *, by: Actor, idempotency_key: str | None = None) -> Started:
@@ -129,9 +133,7 @@ async def start(plane: Plane, order: StartOrder, *, by: Actor, idempotency_key: 
             raise
 
 
-async def _look(plane: Plane, runbook: Runbook, tenant: str | None, *, by: Actor, source: Source) -> Preflight:
-    async with plane.db.reading() as session:
-        scope = await Scope.resolve(session, tenant)
+async def _look(plane: Plane, runbook: Runbook, scope: Scope, *, by: Actor, source: Source) -> Preflight:
     impact = await preflights.look(plane.db, plane.settings, runbook, scope)
     async with plane.db.transaction() as tx:
         kept = await preflights.keep(tx.session, plane.settings, runbook, scope, impact, by=by)
@@ -171,6 +173,7 @@ class _Starting:
     reason: Reason | None
     by: Actor
     idempotency_key: str | None
+    run_id: uuid.UUID = field(default_factory=new_id)
 
     @property
     def group(self) -> str:
@@ -194,11 +197,12 @@ class _Starting:
         """The start transaction, once more if it lost a race that its locks should have ordered."""
         preflight_id = self.order.preflight_id
         if preflight_id is None:
-            await self._refuse_if_held()
-            tenant, source = self.order.tenant, self.order.source
-            preflight_id = (await _look(self.plane, self.runbook, tenant, by=self.by, source=source)).id
+            scope = await self._refuse_if_held()
+            preflight_id = (await _look(self.plane, self.runbook, scope, by=self.by, source=self.order.source)).id
         try:
             return await self._transaction(preflight_id)
+        except ServiceUnavailable:
+            return await self._committed_all_the_same()
         except DBAPIError as error:
             if sqlstate(error) not in RACES:
                 raise
@@ -217,7 +221,7 @@ class _Starting:
         async with self.plane.db.transaction() as tx:
             if (stored := await self._reserve_key(tx.session)) is not None:
                 return Started(RunOut.model_validate(stored), replayed=True)
-            scope = await Scope.resolve(tx.session, self.order.tenant)
+            scope = await self._scope(tx.session)
             await locks.take(tx.session, scope, self.group)
             await self._refuse_overlap(tx.session, scope)
             seen = await preflights.consume(tx.session, preflight_id, self.runbook, scope, by=self.by)
@@ -227,12 +231,34 @@ class _Starting:
             tx.session.add(run)
             await tx.session.flush()
             details = {"type": run.type, "affected_count": seen.affected_count, "release": run.release}
+            if scope.retry_of is not None:
+                details["retry_of_run_id"] = str(scope.retry_of)
             await lifecycle.record(tx.session, STARTED, run, by=self.by, details=details)
             out = await views.show(tx.session, run.id, base_url=self.plane.settings.base_url)
             await self._keep_answer(tx.session, out)
-            tx.after_commit.append(lambda: self._wake(out.id))
-            announcing.after_commit(tx, self.plane.queue, out.id)
+            self._tell_after_commit(tx)
         return Started(out, replayed=False)
+
+    async def _committed_all_the_same(self) -> Started:
+        """The run, if only the answer to its commit was lost with the connection; behind the lock this is certain.
+
+        Raises:
+            ServiceUnavailable: nothing was committed, or the database is still away.
+        """
+        async with self.plane.db.transaction() as tx:
+            await locks.take(tx.session, await self._scope(tx.session), self.group)
+            if await tx.session.get(OperationRun, self.run_id) is None:
+                raise ServiceUnavailable(
+                    "The connection to the database was lost, and nothing was started; try again.", service="database"
+                )
+            out = await views.show(tx.session, self.run_id, base_url=self.plane.settings.base_url)
+            self._tell_after_commit(tx)
+        log.warning("start_committed_unheard", run_id=str(self.run_id))
+        return Started(out, replayed=False)
+
+    def _tell_after_commit(self, tx: Transaction) -> None:
+        announcing.wake_after_commit(tx, self.plane.queue, self.run_id)
+        announcing.after_commit(tx, self.plane.queue, self.run_id)
 
     async def _reserve_key(self, session: AsyncSession) -> dict[str, Any] | None:
         if self.idempotency_key is None:
@@ -244,21 +270,27 @@ class _Starting:
             answer = out.model_dump(mode="json")
             await idempotency.answered(session, self.idempotency_key, out.id, answer, by=self.by)
 
-    async def _refuse_if_held(self) -> None:
+    async def _refuse_if_held(self) -> Scope:
         """Save the count, and tell who lost a race whom it lost to."""
         async with self.plane.db.reading() as session:
-            await self._refuse_overlap(session, await Scope.resolve(session, self.order.tenant))
+            scope = await self._scope(session)
+            await self._refuse_overlap(session, scope)
+        return scope
+
+    async def _scope(self, session: AsyncSession) -> Scope:
+        scope, retry_of = await Scope.resolve(session, self.order.tenant), self.order.retry_of
+        if retry_of is None:
+            return scope
+        return replace(scope, retry_of=retry_of, among=items.failed_tenants(retry_of))
 
     async def _refuse_overlap(self, session: AsyncSession, scope: Scope) -> None:
         if (active := await locks.holder(session, scope, self.group)) is not None:
             raise ScopeLocked(active, views.view_url(self.plane.settings.base_url, active.id))
 
-    async def _wake(self, run_id: uuid.UUID) -> None:
-        await self.plane.queue.wake(run_id)
-
     def _new_run(self, scope: Scope, seen: Preflight) -> OperationRun:
         order, by, reason = self.order, self.by, self.reason
         return OperationRun(
+            id=self.run_id,
             workspace_id=scope.workspace_id,
             type=self.runbook.key,
             runbook_version=self.runbook.version,
@@ -277,6 +309,7 @@ class _Starting:
             reason_code=reason and reason.code,
             reason_text=reason and reason.text,
             release=order.release,
+            retry_of_run_id=scope.retry_of,
             preflight_id=seen.id,
             preflight_affected_count=seen.affected_count,
             context={"preflight": {"affected_count": seen.affected_count}},

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import structlog
@@ -18,9 +18,10 @@ from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks import registry
 from opsplane.runbooks.base import Chunk, Retry, Runbook
-from opsplane.runs import items, lifecycle
+from opsplane.runs import leases, lifecycle, processes
 from opsplane.runs.chunks import ChunkSize
-from opsplane.runs.items import Lease, LeaseLost, RunNotRunning
+from opsplane.runs.isolation import Isolation
+from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning
 from opsplane.runs.models import OperationRun
 
 log = structlog.get_logger()
@@ -38,6 +39,7 @@ class Drained(StrEnum):
     SLICE_OVER = "slice_over"
     STOPPED = "stopped"
     UNKNOWN_RUNBOOK = "unknown_runbook"
+    ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,20 @@ class Drainer:
     worker: uuid.UUID
     stop: asyncio.Event
     hints: Announcer
+    isolation: Isolation = field(default_factory=Isolation)
 
     async def drain(self, run_id: uuid.UUID) -> Drained:
         """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set."""
         runbook = await self._runbook_of(run_id)
-        if runbook is None:
-            return Drained.UNKNOWN_RUNBOOK
+        if not isinstance(runbook, Runbook):
+            return runbook
         await self._begin(run_id)
         size, ends = self._chunk_size(), time.monotonic() + SLICE_S
         while not self.stop.is_set():
             async with self.db.transaction() as tx:
-                lease = await items.claim(tx.session, run_id, self.worker, lease_s=self.settings.lease_s)
+                lease = await leases.claim(tx.session, run_id, self.worker, lease_s=self.settings.lease_s)
             if lease is None:
-                await self._finalize(run_id)
+                await self._settle(run_id)
                 return Drained.EMPTY
             self.hints.changed(run_id)
             await self._repair(runbook, lease, size, ends=ends)
@@ -76,7 +79,8 @@ class Drainer:
             while current is not None:
                 if self.stop.is_set() or time.monotonic() > ends:
                     return await self._give_back(current)
-                current = await self._advance(runbook, current, size)
+                async with self.isolation.chunk(alone=current.losses > 0):
+                    current = await self._advance(runbook, current, size)
         except LeaseLost:
             log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
         except RunNotRunning:
@@ -91,16 +95,16 @@ class Drainer:
         """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
         started = time.monotonic()
         async with self.db.transaction() as tx:
-            await items.fence(tx.session, lease)
+            await leases.fence(tx.session, lease)
             chunk = await _apply(runbook, tx.session, lease, _careful(size.rows, lease))
             done = chunk.cursor is None and not await self._another_pass(tx.session, runbook, lease, chunk)
             passes = lease.passes + (chunk.cursor is None)
-            stored = await items.store(
+            stored = await leases.store(
                 tx.session, lease, cursor=chunk.cursor, updated=chunk.updated, errors=chunk.errors, passes=passes,
                 lease_s=self.settings.lease_s,
             )  # fmt: skip
             if done:
-                await items.finish(tx.session, stored)
+                await leases.finish(tx.session, stored)
         self.hints.changed(lease.run_id)
         size.observe(chunk.updated, time.monotonic() - started)
         return None if done else stored
@@ -125,15 +129,17 @@ class Drainer:
         )
         try:
             async with self.db.transaction() as tx:
-                if not _is_transient(error) or not await items.retry_later(tx.session, lease):
-                    await items.fail(tx.session, lease, code=code, message=message)
+                if not _is_transient(error) or not await leases.retry_later(
+                    tx.session, lease, *_describe_for_now(error)
+                ):
+                    await leases.fail(tx.session, lease, code=code, message=message)
             self.hints.changed(lease.run_id)
         except LeaseLost:
             log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
 
     async def _give_back(self, lease: Lease) -> None:
         async with self.db.transaction() as tx:
-            await items.release(tx.session, lease)
+            await leases.release(tx.session, lease)
         self.hints.changed(lease.run_id)
 
     async def _begin(self, run_id: uuid.UUID) -> None:
@@ -142,20 +148,25 @@ class Drainer:
         if moved:
             self.hints.moved(run_id)
 
-    async def _finalize(self, run_id: uuid.UUID) -> None:
+    async def _settle(self, run_id: uuid.UUID) -> None:
         async with self.db.transaction() as tx:
-            moved = await lifecycle.finalize(tx.session, run_id)
+            moved = await lifecycle.settle(tx.session, run_id)
         if moved:
             self.hints.moved(run_id)
 
-    async def _runbook_of(self, run_id: uuid.UUID) -> Runbook | None:
+    async def _runbook_of(self, run_id: uuid.UUID) -> Runbook | Drained:
+        """The run's runbook in the run's version, or why this process cannot work on it: releases overlap."""
         async with self.db.transaction() as tx:
             run = await tx.session.get(OperationRun, run_id)
-        if run is None or not registry.known(run.type):
-            log.warning("runbook_unknown_here", run_id=str(run_id), type=run and run.type)
-            return None
-        runbook = registry.find(run.type)
-        return runbook if runbook.version == run.runbook_version else None
+            if run is None:
+                return Drained.EMPTY
+            runbook = registry.find(run.type) if registry.known(run.type) else None
+            if runbook is not None and runbook.version == run.runbook_version:
+                return runbook
+            workers = await processes.live_workers(tx.session)
+        log.warning("runbook_unknown_here", run_id=str(run_id), type=run.type, version=run.runbook_version)
+        known = processes.can_run(workers, run.type, run.runbook_version)
+        return Drained.ELSEWHERE if known else Drained.UNKNOWN_RUNBOOK
 
     def _chunk_size(self) -> ChunkSize:
         settings = self.settings
@@ -202,11 +213,15 @@ def _is_transient(error: Exception) -> bool:
     return isinstance(error, Retry) or sqlstate(error) in TRANSIENT
 
 
+def _describe_for_now(error: Exception) -> tuple[str, str]:
+    return ("try_again", first_line(error)) if isinstance(error, Retry) else _describe(error)
+
+
 def _describe(error: Exception) -> tuple[str, str]:
     if isinstance(error, NotConverging):
         return "not_converging", str(error)
     if isinstance(error, Retry):
-        return "gave_up", f"The runbook asked {items.MAX_ATTEMPTS} times to try again: {first_line(error)}"
+        return "gave_up", f"The runbook asked {leases.MAX_ATTEMPTS} times to try again: {first_line(error)}"
     if isinstance(error, DBAPIError) and not is_unreachable(error):
         hint = " An index that fits the selector, or a larger OPSPLANE_CHUNK_TIMEOUT_S, helps."
         return "database_error", f"{sqlstate(error)}: {first_line(error)}.{hint if sqlstate(error) == '57014' else ''}"

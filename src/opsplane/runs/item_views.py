@@ -14,7 +14,10 @@ from opsplane.tenants.models import Tenant
 
 
 class ItemOut(BaseModel):
-    """One tenant's part of a run; `ordinal` is its place in the order of work, from 1."""
+    """One tenant's part of a run; `ordinal` is its place in the order of work, from 1.
+
+    One that waits for another try at `retry_at` says by `failure_code` why.
+    """
 
     ordinal: int
     tenant_id: uuid.UUID | None
@@ -26,6 +29,7 @@ class ItemOut(BaseModel):
     lost_count: int
     failure_code: str | None
     failure_message: str | None
+    retry_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
 
@@ -57,6 +61,15 @@ async def page(
 
 
 def _present(item: OperationRunItem, external_id: str | None, code: str | None, message: str | None) -> ItemOut:
+    waits = item.state == ItemState.PENDING and item.not_before is not None
+    if waits:
+        code, message = item.trouble_code, item.trouble_message
     return ItemOut.model_validate(
-        {**vars(item), "tenant_external_id": external_id, "failure_code": code, "failure_message": message}
+        {
+            **vars(item),
+            "tenant_external_id": external_id,
+            "failure_code": code,
+            "failure_message": message,
+            "retry_at": item.not_before if waits else None,
+        }
     )

@@ -14,7 +14,7 @@ from opsplane.auth.actors import Actor, ActorKind
 from opsplane.db import new_id
 from opsplane.runs import items, summary
 from opsplane.runs.models import OperationRun, OperationRunItem
-from opsplane.runs.states import OPEN_ITEM_STATES, InvalidTransition, ItemState, Outcome, Status, outcome_of, sources
+from opsplane.runs.states import UNDER_WAY, InvalidTransition, ItemState, Outcome, Status, outcome_of, sources
 
 COMPLETED, FAILED = "platform.ops.runbooks.completed", "platform.ops.runbooks.failed"
 RUN_FAILED = "operations.run.failed"
@@ -30,32 +30,44 @@ async def begin(session: AsyncSession, run_id: uuid.UUID) -> bool:
     if run is None:
         return False
     await items.expand(session, run)
-    await _move(
+    await move(
         session, run, Status.RUNNING, started_at=func.clock_timestamp(), expanded_at=func.clock_timestamp(),
         summary_counts=await summary.count(session, run.id),
     )  # fmt: skip
     return True
 
 
-async def finalize(session: AsyncSession, run_id: uuid.UUID) -> bool:
-    """Complete a run whose items have all ended; False if it is not so far.
+async def settle(session: AsyncSession, run_id: uuid.UUID) -> bool:
+    """Bring a run to where its items are: completed once all have ended, paused once none is leased; else False.
 
     It must be a transaction of its own: inside the last item's, two workers that finish
     together would each see the other's item still open, and nobody would complete the run.
     """
     run = await session.scalar(
         select(OperationRun)
-        .where(OperationRun.id == run_id, OperationRun.status.in_(sources(Status.COMPLETED)))
-        .where(OperationRun.expanded_at.is_not(None))
-        .with_for_update()
+        .where(OperationRun.id == run_id, OperationRun.status.in_(UNDER_WAY))
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
     )
-    if run is None or await _has_open_items(session, run_id):
+    if run is None:
         return False
-    counts = await summary.count(session, run_id)
-    cancelled = await _cancelled(session, run_id)
+    if run.status == Status.CANCELLING:
+        await items.cancel_pending(session, run_id)
+    leased, pending = await items.any_open(session, run_id)
+    if not leased and not pending:
+        await _complete_by_items(session, run)
+    elif run.status == Status.PAUSING and not leased:
+        await move(session, run, Status.PAUSED, paused_at=func.clock_timestamp())
+    else:
+        return False
+    return True
+
+
+async def _complete_by_items(session: AsyncSession, run: OperationRun) -> None:
+    counts = await summary.count(session, run.id)
+    cancelled = await _cancelled(session, run.id) or run.expanded_at is None
     outcome = outcome_of(succeeded=counts["succeeded"], failed=counts["failed"], cancelled=cancelled)
     await _complete(session, run, outcome, counts)
-    return True
 
 
 async def fail_whole(session: AsyncSession, run: OperationRun, *, code: str, message: str) -> None:
@@ -63,12 +75,12 @@ async def fail_whole(session: AsyncSession, run: OperationRun, *, code: str, mes
     run.failure_code, run.failure_message = code, message
     await session.flush()
     counts = await summary.count(session, run.id)
-    outcome = outcome_of(succeeded=counts["succeeded"], failed=max(1, counts["failed"]), cancelled=0)
+    outcome = outcome_of(succeeded=counts["succeeded"], failed=max(1, counts["failed"]), cancelled=False)
     await _complete(session, run, outcome, counts)
 
 
 async def _complete(session: AsyncSession, run: OperationRun, outcome: Outcome, counts: dict[str, int]) -> None:
-    await _move(
+    await move(
         session, run, Status.COMPLETED, outcome=outcome, summary_counts=summary.checked(counts),
         completed_at=func.clock_timestamp(),
     )  # fmt: skip
@@ -132,7 +144,12 @@ def initiator(run: OperationRun) -> Actor:
     )
 
 
-async def _move(session: AsyncSession, run: OperationRun, wanted: Status, **values: Any) -> None:
+async def move(session: AsyncSession, run: OperationRun, wanted: Status, **values: Any) -> None:
+    """Change a run's status, with whatever changes with it.
+
+    Raises:
+        InvalidTransition: 409.
+    """
     moved = await session.scalar(
         update(OperationRun)
         .where(OperationRun.id == run.id, OperationRun.status.in_(sources(wanted)))
@@ -143,21 +160,11 @@ async def _move(session: AsyncSession, run: OperationRun, wanted: Status, **valu
         raise InvalidTransition(Status(run.status), wanted)
 
 
-async def _has_open_items(session: AsyncSession, run_id: uuid.UUID) -> bool:
-    open_items = select(OperationRunItem.run_id).where(
-        OperationRunItem.run_id == run_id, OperationRunItem.state.in_(OPEN_ITEM_STATES)
+async def _cancelled(session: AsyncSession, run_id: uuid.UUID) -> bool:
+    cancelled = select(OperationRunItem.run_id).where(
+        OperationRunItem.run_id == run_id, OperationRunItem.state == ItemState.CANCELLED
     )
-    return bool(await session.scalar(select(open_items.exists())))
-
-
-async def _cancelled(session: AsyncSession, run_id: uuid.UUID) -> int:
-    return (
-        await session.scalar(
-            select(func.count())
-            .select_from(OperationRunItem)
-            .where(OperationRunItem.run_id == run_id, OperationRunItem.state == ItemState.CANCELLED)
-        )
-    ) or 0
+    return bool(await session.scalar(select(cancelled.exists())))
 
 
 def _duration_ms(run: OperationRun) -> int:

@@ -86,6 +86,10 @@ class OperationRun(Base):
     woken_at: Mapped[datetime | None]
     pause_requested_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    asked_by: Mapped[str | None]  # who paused, resumed or cancelled it last
+    paused_at: Mapped[datetime | None]
+    resumed_at: Mapped[datetime | None]
+    paused_ms: Mapped[int] = mapped_column(server_default="0")  # of pauses that are over
     stalled_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
 
@@ -116,6 +120,8 @@ class OperationRunItem(Base):
     passes: Mapped[int] = mapped_column(server_default="0")
     attempts: Mapped[int] = mapped_column(server_default="0")
     lost_count: Mapped[int] = mapped_column(server_default="0")
+    trouble_code: Mapped[str | None]  # why it waits for another try
+    trouble_message: Mapped[str | None]
     started_at: Mapped[datetime | None]
     progress_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

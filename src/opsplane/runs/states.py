@@ -37,6 +37,7 @@ class ItemState(StrEnum):
     CANCELLED = "cancelled"
 
 
+UNDER_WAY = (Status.RUNNING, Status.PAUSING, Status.CANCELLING)
 OPEN_ITEM_STATES = (ItemState.PENDING, ItemState.RUNNING)
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
@@ -55,14 +56,18 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 }
 
 
+VERBS = {Status.PAUSING: "paused", Status.RUNNING: "resumed", Status.CANCELLING: "cancelled"}
+
+
 class InvalidTransition(Conflict):
     """The run's status does not allow this."""
 
     code = "invalid_transition"
 
     def __init__(self, current: Status, wanted: Status) -> None:
+        verb = VERBS.get(wanted, wanted)
         super().__init__(
-            f"A run that is {current} cannot become {wanted}; reload the run to see where it is.",
+            f"A run that is {current} cannot be {verb}; look at it again to see where it is.",
             status=current,
             wanted=wanted,
         )
@@ -73,7 +78,7 @@ def sources(wanted: Status) -> list[Status]:
     return [status for status, targets in TRANSITIONS.items() if wanted in targets]
 
 
-def outcome_of(*, succeeded: int, failed: int, cancelled: int) -> Outcome:
+def outcome_of(*, succeeded: int, failed: int, cancelled: bool) -> Outcome:
     """The outcome that the ended items add up to; a skipped item counts as neither success nor failure."""
     if cancelled:
         return Outcome.CANCELLED

@@ -71,7 +71,7 @@ async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> N
     for run_id in queued.all():
         if await lifecycle.begin(tx.session, run_id):
             announcing.after_commit(tx, queue, run_id)
-            _wake_after_commit(tx, queue, run_id)
+            announcing.wake_after_commit(tx, queue, run_id, jobs=1)
 
 
 async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> None:
@@ -79,7 +79,7 @@ async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> Non
     for run_id in await items.free_expired(tx.session):
         log.warning("lease_expired", run_id=str(run_id))
         announcing.after_commit(tx, queue, run_id)
-        _wake_after_commit(tx, queue, run_id)
+        announcing.wake_after_commit(tx, queue, run_id, jobs=1)
 
 
 async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> None:
@@ -100,19 +100,20 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
         .returning(run.id)
     )
     for run_id in woken.all():
-        _wake_after_commit(tx, queue, run_id, jobs=min(free, JOBS_PER_WAKE))
+        announcing.wake_after_commit(tx, queue, run_id, jobs=min(free, JOBS_PER_WAKE))
 
 
-async def finalize_done(tx: Transaction, _settings: Settings, queue: Queue) -> None:
-    """Complete runs whose last worker died between its last item and the completion."""
-    still_open = select(item.run_id).where(item.run_id == run.id, item.state.in_(OPEN_ITEM_STATES))
-    done = await tx.session.scalars(
-        select(run.id)
-        .where(run.status.in_([Status.RUNNING, Status.CANCELLING]), run.expanded_at.is_not(None), ~still_open.exists())
-        .limit(BATCH)
-    )
-    for run_id in done.all():
-        if await lifecycle.finalize(tx.session, run_id):
+async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None:
+    """Complete and pause runs whose last worker died between its last item and that, or that had none."""
+
+    def some(*states: ItemState) -> ColumnElement[bool]:
+        return select(item.run_id).where(item.run_id == run.id, item.state.in_(states)).exists()
+
+    ended = (run.status == Status.RUNNING) & ~some(*OPEN_ITEM_STATES)
+    asked = run.status.in_([Status.PAUSING, Status.CANCELLING]) & ~some(ItemState.RUNNING)
+    at_rest = await tx.session.scalars(select(run.id).where(ended | asked).limit(BATCH))
+    for run_id in at_rest.all():
+        if await lifecycle.settle(tx.session, run_id):
             announcing.after_commit(tx, queue, run_id)
 
 
@@ -146,7 +147,7 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> 
 async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Mark running runs in which nothing has moved for two minutes; unmark those that move again."""
     moved = _claimed_since(STALLED_AFTER)
-    begun = run.started_at < func.clock_timestamp() - STALLED_AFTER
+    begun = func.greatest(run.started_at, run.resumed_at) < func.clock_timestamp() - STALLED_AFTER
     active = run.status == Status.RUNNING
     stalled = await tx.session.scalars(
         update(run)
@@ -186,7 +187,7 @@ STEPS: tuple[Step, ...] = (
     expand_queued,
     free_leases,
     wake_waiting,
-    finalize_done,
+    settle_all,
     fail_unrunnable,
     flag_stalled,
     end_emergencies,
@@ -221,10 +222,3 @@ async def _free_slots(session: AsyncSession) -> int:
     workers = await processes.live_workers(session)
     busy = await session.scalar(select(func.count()).select_from(item).where(item.state == ItemState.RUNNING))
     return sum(worker.slots for worker in workers) - (busy or 0)
-
-
-def _wake_after_commit(tx: Transaction, queue: Queue, run_id: uuid.UUID, *, jobs: int = 1) -> None:
-    async def wake() -> None:
-        await queue.wake(run_id, jobs=jobs)
-
-    tx.after_commit.append(wake)

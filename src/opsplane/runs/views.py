@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, Select, func, select
@@ -14,7 +14,7 @@ from opsplane.runbooks import registry
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runs import processes, summary, words
 from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
-from opsplane.runs.states import Outcome, Status
+from opsplane.runs.states import Outcome, Status, sources
 from opsplane.tenants.models import Tenant
 
 MAX_FAILURES = 100
@@ -79,6 +79,23 @@ class ProgressOut(BaseModel):
     pace: str
 
 
+class AskedOut(BaseModel):
+    """What was asked of a run last, by whom and when."""
+
+    what: Literal["pause", "resume", "cancel"]
+    by: str
+    at: datetime
+
+
+class CanOut(BaseModel):
+    """What may be asked of a run as it is now; whether the caller may ask it is another question."""
+
+    pause: bool = False
+    resume: bool = False
+    cancel: bool = False
+    retry_failed: bool = False
+
+
 class RunOut(BaseModel):
     """An operation run."""
 
@@ -92,14 +109,18 @@ class RunOut(BaseModel):
     source: str
     reason: ReasonOut | None
     release: str | None
+    retry_of_run_id: uuid.UUID | None = None
     summary_counts: dict[str, int]
     context: ContextOut
     failures: list[FailureOut]
     progress: ProgressOut
     stalled: bool
     next_step: str
+    can: CanOut = CanOut()
+    asked: AskedOut | None = None
     created_at: datetime
     started_at: datetime | None
+    paused_at: datetime | None = None
     completed_at: datetime | None
     view_url: str
 
@@ -184,11 +205,10 @@ def newest_first(
 
 
 def _runs() -> Select[*tuple[Any, ...]]:
-    elapsed_s = func.extract(
-        "epoch",
-        func.coalesce(OperationRun.completed_at, func.clock_timestamp())
-        - func.coalesce(OperationRun.started_at, OperationRun.created_at),
-    )
+    """Each with its tenant and the seconds it has gone on, pauses left out."""
+    until = func.coalesce(OperationRun.completed_at, OperationRun.paused_at, func.clock_timestamp())
+    since = func.coalesce(OperationRun.started_at, OperationRun.created_at)
+    elapsed_s = func.extract("epoch", until - since) - OperationRun.paused_ms / 1000.0
     return select(OperationRun, Tenant.external_id, elapsed_s.label("elapsed_s")).outerjoin(
         Tenant, Tenant.id == OperationRun.tenant_id
     )
@@ -217,6 +237,7 @@ def _present(
         source=run.source,
         reason=ReasonOut(code=run.reason_code, text=run.reason_text) if run.reason_code else None,
         release=run.release,
+        retry_of_run_id=run.retry_of_run_id,
         summary_counts=summary.checked(counts),
         context=ContextOut(
             preflight=PreflightContext(affected_count=run.preflight_affected_count),
@@ -229,11 +250,34 @@ def _present(
         progress=_progress(run, counts, float(elapsed_s), pulse),
         stalled=stalled,
         next_step=words.next_step(Status(run.status), Outcome(run.outcome), stalled=stalled, workers=pulse.workers),
+        can=_can(Status(run.status), counts),
+        asked=_asked(run),
         created_at=run.created_at,
         started_at=run.started_at,
+        paused_at=run.paused_at,
         completed_at=run.completed_at,
         view_url=view_url(base_url, run.id),
     )
+
+
+def _can(status: Status, counts: dict[str, int]) -> CanOut:
+    return CanOut(
+        pause=status in sources(Status.PAUSING),
+        resume=status in {Status.PAUSING, Status.PAUSED},
+        cancel=status in sources(Status.CANCELLING),
+        retry_failed=status is Status.COMPLETED and counts.get("failed", 0) > 0,
+    )
+
+
+def _asked(run: OperationRun) -> AskedOut | None:
+    asked: list[tuple[datetime | None, Literal["pause", "resume", "cancel"]]] = [
+        (run.pause_requested_at, "pause"), (run.resumed_at, "resume"), (run.cancel_requested_at, "cancel"),
+    ]  # fmt: skip
+    times = [(at, what) for at, what in asked if at is not None]
+    if not times:
+        return None
+    at, what = max(times)
+    return AskedOut(what=what, by=run.asked_by or "unknown", at=at)
 
 
 def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float, pulse: Pulse) -> ProgressOut:

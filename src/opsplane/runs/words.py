@@ -19,9 +19,9 @@ NEXT = {
 ENDED = {
     Outcome.SUCCEEDED: "Every tenant is done, and its scope is free again.",
     Outcome.PARTIALLY_SUCCEEDED: (
-        "Some tenants failed, all others are done. Mend the cause and run it again: what is right is left alone."
+        "Some tenants failed, all others are done. Mend the cause, then retry the failed ones."
     ),
-    Outcome.FAILED: "Mend the cause and run it again: what is right is left alone.",
+    Outcome.FAILED: "Mend the cause, then retry: what is right is left alone.",
     Outcome.CANCELLED: "It was cancelled. What is repaired stays repaired.",
     Outcome.PENDING: "",
 }

@@ -1,0 +1,80 @@
+"""Control of runs that exist: pause, resume, cancel, and a new run over the tenants that failed in an old one."""
+
+import uuid
+
+from opsplane.auth.actors import Actor
+from opsplane.auth.capabilities import Capability
+from opsplane.errors import Conflict
+from opsplane.runbooks import registry, service
+from opsplane.runbooks.service import Plane, Source, Started, StartOrder
+from opsplane.runs import announcing, views
+from opsplane.runs import control as runs
+from opsplane.runs.control import Ask
+from opsplane.runs.views import RunOut
+
+
+class NothingFailed(Conflict):
+    """The run goes on, or no tenant failed in it."""
+
+    code = "invalid_transition"
+
+    def __init__(self, run: RunOut) -> None:
+        super().__init__(
+            f"Only the failed tenants of a completed run can be retried, and this one is {run.status} with "
+            f"{run.summary_counts.get('failed', 0)} failed.",
+            status=run.status,
+        )
+
+
+async def ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOut:
+    """Ask a run to pause, resume or cancel; what is so already stays so.
+
+    Raises:
+        MissingCapability: 403.
+        RunNotFound: 404.
+        InvalidTransition: 409.
+    """
+    by.require(Capability.RUNBOOKS_RUN)
+    async with plane.db.transaction() as tx:
+        if await runs.ask(tx.session, run_id, what, by=by):
+            announcing.after_commit(tx, plane.queue, run_id)
+            if what is Ask.RESUME:
+                announcing.wake_after_commit(tx, plane.queue, run_id)
+        return await views.show(tx.session, run_id, base_url=plane.settings.base_url)
+
+
+async def retry_failed(
+    plane: Plane,
+    run_id: uuid.UUID,
+    *,
+    by: Actor,
+    source: Source,
+    reason: tuple[str, str] | None = None,
+    force: bool = False,
+    idempotency_key: str | None = None,
+) -> Started:
+    """Start a run over the tenants that failed in a completed one; its reason is the old run's unless one is given.
+
+    In break-glass a reason must be given.
+
+    Raises:
+        RunNotFound: 404.
+        NothingFailed: 409.
+        as `service.start`.
+    """
+    async with plane.db.reading() as session:
+        old = await views.show(session, run_id, base_url=plane.settings.base_url)
+    if not old.can.retry_failed:
+        raise NothingFailed(old)
+    if reason is None and old.reason is not None and not by.break_glass:
+        reason = (old.reason.code, old.reason.text)
+    order = StartOrder(
+        runbook=old.type,
+        tenant=str(old.scope.tenant_id) if old.scope.tenant_id else None,
+        source=source,
+        retry_of=run_id,
+        reason=reason,
+        confirmation=registry.find(old.type).confirmation_phrase,  # it was typed for more than this
+        force=force,
+    )
+    return await service.start(plane, order, by=by, idempotency_key=idempotency_key)
