@@ -62,10 +62,11 @@ async def retry_failed(
         NothingFailed: 409.
         as `service.start`.
     """
-    async with plane.db.reading() as session:
-        old = await views.show(session, run_id, base_url=plane.settings.base_url)
-    if not old.can.retry_failed:
-        raise NothingFailed(old)
+    async with service.audited_refusals(
+        plane, by=by, source=source, subject_type="operation_run", subject_id=str(run_id)
+    ):
+        by.require(Capability.RUNBOOKS_RUN)
+        old = await _retriable(plane, run_id)
     if reason is None and old.reason is not None and not by.break_glass:
         reason = (old.reason.code, old.reason.text)
     order = StartOrder(
@@ -78,3 +79,11 @@ async def retry_failed(
         force=force,
     )
     return await service.start(plane, order, by=by, idempotency_key=idempotency_key)
+
+
+async def _retriable(plane: Plane, run_id: uuid.UUID) -> RunOut:
+    async with plane.db.reading() as session:
+        old = await views.show(session, run_id, base_url=plane.settings.base_url)
+    if not old.can.retry_failed:
+        raise NothingFailed(old)
+    return old

@@ -120,7 +120,9 @@ async def start(plane: Plane, order: StartOrder, *, by: Actor, idempotency_key: 
         TenantNotAllowed, ConfirmationMismatch, ReasonRequired, IdempotencyKeyReused: 422.
         ScopeLocked, NothingToDo, PreflightStale: 409.
     """
-    async with _audited_refusals(plane, order, by=by):
+    async with audited_refusals(
+        plane, by=by, source=order.source, subject_type="runbook", subject_id=order.runbook, tenant=order.tenant
+    ):
         by.require(Capability.RUNBOOKS_RUN)
         runbook = registry.find(order.runbook)
         by.require(runbook.capability)
@@ -317,23 +319,22 @@ class _Starting:
 
 
 @asynccontextmanager
-async def _audited_refusals(plane: Plane, order: StartOrder, *, by: Actor) -> AsyncIterator[None]:
+async def audited_refusals(
+    plane: Plane, *, by: Actor, source: Source, subject_type: str, subject_id: str, **details: Any
+) -> AsyncIterator[None]:
     """Put a refused start on record: its own transaction was rolled back with it."""
     try:
         yield
-    except OpsplaneError as refusal:
-        if not isinstance(refusal, ServiceUnavailable):
-            await _audit_refusal(plane, order, refusal, by=by)
+    except ServiceUnavailable:
         raise
-
-
-async def _audit_refusal(plane: Plane, order: StartOrder, refusal: OpsplaneError, *, by: Actor) -> None:
-    details = {"code": refusal.code, "tenant": order.tenant, "message": refusal.message}
-    try:
-        async with plane.db.transaction() as tx:
-            await audit.record(
-                tx.session, REFUSED, by=by, subject_type="runbook", subject_id=order.runbook, source=order.source,
-                details=details,
-            )  # fmt: skip
-    except OpsplaneError:
-        log.exception("refusal_not_audited", **details)
+    except OpsplaneError as refusal:
+        details |= {"code": refusal.code, "message": refusal.message}
+        try:
+            async with plane.db.transaction() as tx:
+                await audit.record(
+                    tx.session, REFUSED, by=by, subject_type=subject_type, subject_id=subject_id, source=source,
+                    details=details,
+                )  # fmt: skip
+        except OpsplaneError:
+            log.exception("refusal_not_audited", subject_id=subject_id, **details)
+        raise
