@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from opsplane import logs, migrate, runtime
+from opsplane import connections, logs, migrate, runtime
 from opsplane.access.sign_in import SignIn
 from opsplane.api import admin, hub, problems, system
 from opsplane.api.gate import AdminGate, Planes, SystemGate
@@ -67,7 +67,8 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         logs.configure(settings)
-        async with runtime.opened(settings, application="opsplane-api") as plane, contextlib.AsyncExitStack() as held:
+        serving = runtime.opened(settings, application="opsplane-api", statement_timeout_s=connections.STATEMENT_S)
+        async with serving as plane, contextlib.AsyncExitStack() as held:
             sign_in = await held.enter_async_context(doorman(plane))
             streams = await held.enter_async_context(hub.opened(plane))
             stop = asyncio.Event()

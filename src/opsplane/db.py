@@ -14,9 +14,10 @@ from sqlalchemy import BigInteger, DateTime, MetaData, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
+from opsplane import connections
 from opsplane.config import Settings
 from opsplane.errors import InvalidInput, ServiceUnavailable
 
@@ -66,16 +67,7 @@ class Database:
     def __init__(
         self, settings: Settings, *, application: str = "opsplane", statement_timeout_s: int | None = None
     ) -> None:
-        self.engine: AsyncEngine = create_async_engine(
-            settings.sqlalchemy_url,
-            isolation_level="READ COMMITTED",
-            pool_size=settings.pool_size,
-            max_overflow=0,
-            pool_timeout=10,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args={"timeout": 10, "server_settings": _server_settings(application, statement_timeout_s)},
-        )
+        self.engine = connections.engine(settings, application=application, statement_timeout_s=statement_timeout_s)
         self._sessions = async_sessionmaker(
             self.engine, expire_on_commit=False, autoflush=False, info={"settings": settings}
         )
@@ -100,6 +92,7 @@ class Database:
         async with translate_unreachable(), self._sessions() as session:
             await session.execute(text("SET TRANSACTION READ ONLY"))
             if timeout_s is not None:
+                await connections.allow(session, timeout_s)
                 await session.execute(
                     text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(timeout_s * 1000))}
                 )
@@ -108,17 +101,6 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
-
-
-def _server_settings(application: str, statement_timeout_s: int | None) -> dict[str, str]:
-    # Shorter than a lease: a frozen process loses its row locks before its tenant is given away.
-    return {
-        "application_name": application,
-        "timezone": "UTC",
-        "idle_in_transaction_session_timeout": "15s",
-        "lock_timeout": "5s",
-        "statement_timeout": f"{statement_timeout_s or 0}s",
-    }
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from opsplane import __version__, logs, migrate, runtime
+from opsplane import __version__, connections, logs, migrate, runtime
 from opsplane.cli import context, output
 from opsplane.config import Settings
 from opsplane.runbooks import deploy
@@ -42,7 +42,8 @@ async def _deploy(
 ) -> list[Deployed]:
     say: Callable[[str], object] = str if quiet else typer.echo
     done = []
-    async with runtime.opened(settings, application="opsplane-deploy") as plane:
+    limit_s = connections.STATEMENT_S
+    async with runtime.opened(settings, application="opsplane-deploy", statement_timeout_s=limit_s) as plane:
         chosen = deploy.chosen(keys)  # a misspelt key stops the deploy before anything is changed
         if migrate_:
             say("migrate: done" if await migrate.upgrade(settings) else "migrate: up to date")

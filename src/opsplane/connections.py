@@ -1,0 +1,168 @@
+"""Connections to PostgreSQL: how they are made, looked at before use, and given up when the other end falls silent."""
+
+import asyncio
+import socket
+from typing import Any
+
+import asyncpg
+import structlog
+from sqlalchemy import Connection, event
+from sqlalchemy.engine.interfaces import AdaptedConnection
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from opsplane.config import Settings
+
+log = structlog.get_logger()
+
+CONNECT_S = 10
+PING_S = 5
+CLOSE_S = 1
+STATEMENT_S = 15  # of processes that serve: nobody waits longer for a page
+MARGIN_S = 3  # so that the server's own timeout is first where the server still hears us
+
+
+class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection that ends itself when an answer takes longer than the question may.
+
+    Its caller then sees a lost connection at once. asyncpg's own timeouts ask the server to cancel and wait for
+    it to say so, which a server that no longer hears us never does.
+    """
+
+    def __init__(self, protocol: object, transport: asyncio.Transport, *rest: object) -> None:
+        super().__init__(protocol, transport, *rest)
+        self.new = True
+        self.patience_s: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        _keep_alive(transport.get_extra_info("socket"))
+        self.expect_answer(CONNECT_S)
+
+    def expect_answer(self, within_s: float | None) -> None:
+        """Something was asked; an earlier question's time no longer counts."""
+        self.answered()
+        if within_s is not None:
+            self._alarm = asyncio.get_running_loop().call_later(within_s, self._give_up, within_s)
+
+    def answered(self) -> None:
+        """Nothing is awaited from the server."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _give_up(self, after_s: float) -> None:
+        log.warning("database_silent", after_s=after_s)
+        self.terminate()  # also where a graceful end is under way, which is_closed() takes for the end
+
+
+def engine(settings: Settings, *, application: str, statement_timeout_s: int | None) -> AsyncEngine:
+    """An engine whose connections the server limits, and which limit the server.
+
+    Without `statement_timeout_s` a statement may take for ever, as long as the network is alive.
+    """
+    made = create_async_engine(
+        settings.sqlalchemy_url,
+        isolation_level="READ COMMITTED",
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        hide_parameters=True,
+        connect_args={
+            "timeout": CONNECT_S,
+            "connection_class": Watched,
+            "command_timeout": _longest(settings, statement_timeout_s),
+            "server_settings": _server_settings(application, statement_timeout_s),
+        },
+    )
+    _watch(made, None if statement_timeout_s is None else statement_timeout_s + MARGIN_S)
+    return made
+
+
+async def allow(session: AsyncSession, seconds: float) -> None:
+    """From here on a statement on this session's connection may take so long, on our side of the network."""
+    driver = _driver((await session.connection()).sync_connection)
+    if driver is not None and driver.patience_s is not None:
+        driver.patience_s = seconds + MARGIN_S
+
+
+def _longest(settings: Settings, statement_timeout_s: int | None) -> float | None:
+    # For what the watch does not see: rows that are fetched as a stream.
+    return statement_timeout_s and max(statement_timeout_s, settings.preflight_timeout_s) + 2 * MARGIN_S
+
+
+def _server_settings(application: str, statement_timeout_s: int | None) -> dict[str, str]:
+    # Idle is shorter than a lease: a frozen process loses its row locks before its tenant is given away.
+    return {
+        "application_name": application,
+        "timezone": "UTC",
+        "idle_in_transaction_session_timeout": "15s",
+        "lock_timeout": "5s",
+        "statement_timeout": f"{statement_timeout_s or 0}s",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "2",
+    }
+
+
+def _keep_alive(sock: socket.socket | None) -> None:
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _watch(watched: AsyncEngine, patience_s: float | None) -> None:
+    def check(adapted: AdaptedConnection, _record: object, _proxy: object) -> None:
+        driver: Any = adapted.driver_connection
+        driver.patience_s = patience_s
+        if not driver.new:
+            _ping(adapted, driver)
+        driver.new = False
+        driver.answered()
+
+    sync = watched.sync_engine
+    event.listen(sync, "checkout", check)
+    event.listen(sync, "before_cursor_execute", _asked)
+    event.listen(sync, "after_cursor_execute", _told)
+    event.listen(sync, "commit", _asked)
+    event.listen(sync, "rollback", _asked)
+    event.listen(sync, "checkin", _returned)
+    event.listen(sync, "close", _closing)
+
+
+def _ping(adapted: AdaptedConnection, driver: Watched) -> None:
+    # One round trip, and no prepared statement; SQLAlchemy's own takes four.
+    driver.expect_answer(PING_S)
+    try:
+        adapted.run_async(lambda connection: connection.execute("SELECT"))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise InvalidatePoolError from error
+
+
+def _asked(connection: Connection, *_statement: object) -> None:
+    if driver := _driver(connection):
+        driver.expect_answer(driver.patience_s)
+
+
+def _told(connection: Connection, *_statement: object) -> None:
+    if driver := _driver(connection):
+        driver.answered()
+
+
+def _driver(connection: Connection | None) -> Watched | None:
+    if connection is None or connection.closed or connection.invalidated:
+        return None
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, Watched)
+    return driver
+
+
+def _returned(adapted: AdaptedConnection | None, _record: object) -> None:
+    if adapted is not None and adapted.driver_connection is not None:
+        adapted.driver_connection.answered()
+
+
+def _closing(adapted: AdaptedConnection, _record: object) -> None:
+    if adapted.driver_connection is not None:
+        adapted.driver_connection.expect_answer(CLOSE_S)
