@@ -1,29 +1,16 @@
 """Run the API and the workers as processes that end well."""
 
 import asyncio
-import contextlib
-import os
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
 
-import structlog
 import uvicorn
 
-from opsplane import app, migrate, runtime
+from opsplane import app, fleet, migrate, runtime
 from opsplane.config import Settings
-from opsplane.errors import ConfigurationError, ServiceUnavailable
+from opsplane.errors import ConfigurationError
 from opsplane.workers import supervisor
 
-log = structlog.get_logger()
-
-Worker = subprocess.Popen[bytes]
-
-GRACE_S = 30
 REQUESTS_GRACE_S = 5  # a stream whose reader sleeps takes no notice of the end
-CHECK_S = 0.5
 # Compared, not listened on.
 HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 # nosec
 
@@ -67,52 +54,8 @@ def up(settings: Settings, *, host: str, port: int, workers: int) -> None:
     """API and workers in one process tree; `settings` must name both servers."""
     settings = linked(settings, host, port)
     asyncio.run(migrate.upgrade(settings))
-    with worker_processes(settings, workers):
+    with fleet.of_workers(settings, workers):
         serve(settings, host=host, port=port)
-
-
-@contextlib.contextmanager
-def worker_processes(settings: Settings, count: int) -> Iterator[list[Worker]]:
-    """Worker processes beside this one; they end with it, however it ends."""
-    environment = os.environ | {
-        "OPSPLANE_DATABASE_URL": settings.database_url or "",
-        "OPSPLANE_REDIS_URL": settings.redis_url or "",
-        "OPSPLANE_LOG_LEVEL": settings.log_level,
-        "OPSPLANE_BASE_URL": settings.base_url,
-    }
-    command = [sys.executable, "-m", "opsplane.cli.main", "worker", "--with-parent"]
-    # The pipe is the leash: its other end closes even when this process is killed.
-    processes = [subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) for _ in range(count)]  # noqa: S603
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in processes:
-            _wait(process)
-
-
-def require_alive(workers: Sequence[Worker]) -> None:
-    """Find out whether any of these workers is left.
-
-    Raises:
-        ServiceUnavailable: all have ended, so whoever waits for them waits for ever.
-    """
-    if all(worker.poll() is not None for worker in workers):
-        codes = ", ".join(str(worker.returncode) for worker in workers)
-        raise ServiceUnavailable(
-            f"Every worker has ended (exit codes {codes}); `opsplane worker` shows why.", service="workers"
-        )
-
-
-def _wait(process: Worker) -> None:
-    try:
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        log.warning("worker_killed", pid=process.pid, after_s=GRACE_S)
-        process.kill()
-        process.wait()
 
 
 def refuse_taken(host: str, port: int) -> None:

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 
 import pytest
 
+from opsplane import fleet
 from opsplane.auth.actors import Actor
 from opsplane.cli import demo
 from opsplane.errors import ServiceUnavailable
 from opsplane.findings.models import Finding
+from opsplane.fleet import Fleet
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
 from tests import support
@@ -136,16 +139,17 @@ async def test_the_demo_ends_with_a_proof_and_its_links_lead_to_its_port(plane: 
 
 
 @pytest.fixture
-def dead() -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", "exit(3)"])
-    process.wait()
-    return process
+def hopeless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    monkeypatch.setattr(fleet, "LOOK_S", 0.05)
+    workers = Fleet([sys.executable, "-c", "exit(3)"], dict(os.environ), 1)
+    yield workers
+    workers.end()
 
 
-async def test_the_demo_gives_up_once_all_its_workers_have_ended(
-    plane: Plane, operator: Actor, tenants: list[Tenant], dead: subprocess.Popen[bytes]
+async def test_the_demo_gives_up_once_none_of_its_workers_can_be_kept_alive(
+    plane: Plane, operator: Actor, tenants: list[Tenant], hopeless: Fleet
 ) -> None:
     await support.add_findings(plane, tenants[0], 5)
     with pytest.raises(ServiceUnavailable, match="Every worker has ended"):
-        await asyncio.wait_for(demo._run(plane, [dead], "a test", by=operator, force=False), 20)
+        await asyncio.wait_for(demo._run(plane, hopeless, "a test", by=operator, force=False), 20)
     assert await support.count(plane, Finding) == 5

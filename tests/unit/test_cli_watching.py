@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +16,6 @@ from opsplane.cli.live import Picture
 from opsplane.cli.proof import Proof
 from opsplane.cli.watching import Reporter
 from opsplane.config import Settings
-from opsplane.errors import ServiceUnavailable
 from opsplane.pages import badges
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runs import words
@@ -252,18 +249,6 @@ def test_links_lead_to_the_port_being_served(host: str, expected: str) -> None:
     assert serving.linked(Settings(), host, 9000).base_url == expected
     known = Settings(base_url="https://ops.example")
     assert serving.linked(known, host, 9000).base_url == "https://ops.example"
-
-
-def test_waiting_for_dead_workers_is_an_error_that_names_their_exit_codes() -> None:
-    dead, living = (
-        subprocess.Popen([sys.executable, "-c", code]) for code in ("exit(3)", "import time; time.sleep(60)")
-    )
-    dead.wait()
-    serving.require_alive([dead, living])
-    living.kill()
-    living.wait()
-    with pytest.raises(ServiceUnavailable, match="exit codes 3, -9"):
-        serving.require_alive([dead, living])
 
 
 @pytest.mark.parametrize(("before", "preflight", "again", "after", "holds"), [

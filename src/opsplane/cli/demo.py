@@ -2,25 +2,23 @@
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from opsplane import demo as demonstration
-from opsplane import logs, migrate, runtime, serving
+from opsplane import fleet, logs, migrate, runtime, serving
 from opsplane.auth.actors import Actor
 from opsplane.cli import context, output, proof, watching
 from opsplane.cli.proof import Proof
 from opsplane.config import Environment, Settings
 from opsplane.errors import ConfigurationError
 from opsplane.findings import importer
+from opsplane.fleet import Fleet
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.service import Plane, Source, StartOrder
 from opsplane.runs.views import RunOut
-from opsplane.serving import Worker
 
 RUNBOOK = "findings.lifecycle.backfill"
 WORKERS = 2
@@ -45,7 +43,7 @@ def demo(
             logs.configure(settings)
             linked = serving.linked(settings, host, port)
             asyncio.run(migrate.upgrade(linked))
-            with serving.worker_processes(linked, WORKERS) as workers:
+            with fleet.of_workers(linked, WORKERS) as workers:
                 proven = asyncio.run(_show(linked, workers, tenants=tenants, findings=findings))
                 if not proof.judge(proven):
                     raise typer.Exit(context.FAILED)
@@ -53,7 +51,7 @@ def demo(
                     _serve(linked, proven.first, host=host, port=port)
 
 
-async def _show(settings: Settings, workers: Sequence[Worker], *, tenants: int, findings: int) -> Proof:
+async def _show(settings: Settings, workers: Fleet, *, tenants: int, findings: int) -> Proof:
     async with runtime.opened(settings, application="opsplane-demo") as plane:
         await _make(plane, tenants=tenants, findings=findings)
         by = Actor.shell(runtime.os_user())
@@ -92,7 +90,7 @@ async def _import(plane: Plane) -> None:
     output.note(f"Imported {done.results:,} results of a real ruff report over installed packages (SARIF 2.1.0).")
 
 
-async def _run(plane: Plane, workers: Sequence[Worker], why: str, *, by: Actor, force: bool) -> RunOut:
+async def _run(plane: Plane, workers: Fleet, why: str, *, by: Actor, force: bool) -> RunOut:
     order = StartOrder(
         runbook=RUNBOOK,
         tenant=None,
@@ -102,8 +100,7 @@ async def _run(plane: Plane, workers: Sequence[Worker], why: str, *, by: Actor, 
         force=force,
     )
     started = await service.start(plane, order, by=by)
-    alive = partial(serving.require_alive, workers)
-    return await watching.until_done(plane, started.run.id, timeout_s=None, check=alive)
+    return await watching.until_done(plane, started.run.id, timeout_s=None, check=workers.require_alive)
 
 
 def _serve(settings: Settings, seen: RunOut, *, host: str, port: int) -> None:
