@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth faults openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,11 @@ watchers: $(VENV)/installed ## Measure how soon so many watchers see what a run 
 
 smooth: $(VENV)/installed ## Look whether pages with 5,000 tenants and 10,000 runs are smooth (needs chromium)
 	$(BIN)/python -m tests.load.smooth $(ARGS)
+
+SEEDS ?= 500
+LANES ?= 6
+faults: $(VENV)/installed ## Play seeded schedules of faults on real processes (SEEDS=500 LANES=6, ARGS="--seed 7"); goes on where it was left
+	$(BIN)/python -m tests.faults --seeds $(SEEDS) --lanes $(LANES) $(ARGS)
 
 openapi: $(VENV)/installed ## Write openapi/*.json anew
 	$(BIN)/python -m opsplane.api.openapi

@@ -1,0 +1,33 @@
+"""`python -m tests.faults --seeds 500`: the campaign; exits with 1 if one schedule showed something wrong."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.faults import campaign
+from tests.faults.campaign import Campaign
+
+
+def main() -> int:
+    """Play what is missing and print the summary of all."""
+    given = _arguments()
+    seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
+    asyncio.run(Campaign(seeds, given.results, say=lambda line: print(line, flush=True)).run(given.lanes))
+    asked = [line for line in campaign.lines(given.results) if line["seed"] in set(seeds)]
+    print(campaign.summary(asked))
+    return 0 if all(line["verdict"] == "ok" for line in asked) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Seeded schedules of faults.")
+    parser.add_argument("--seeds", type=int, default=500, help="so many")
+    parser.add_argument("--first", type=int, default=1, help="from this one on")
+    parser.add_argument("--seed", type=int, help="this one alone")
+    parser.add_argument("--lanes", type=int, default=6, help="stands side by side")
+    parser.add_argument("--results", type=Path, default=Path("faults.jsonl"), help="seeds in it are not played again")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
