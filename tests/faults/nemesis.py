@@ -113,7 +113,7 @@ async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
         await _completed(stand, healed)
     for start in starts:
         await client.again(stand.url, stand.token, start)
-    found = await _settled(stand, since)
+    found = await settled(stand, since)
     found.starts = {start.key: start.runs for start in starts if not start.refused}
     found.excused = _excuses(plan)
     problems = history.check(found) + _others(result, starts) + await _stand(stand, result, exits)
@@ -172,7 +172,7 @@ async def _completed(stand: Stand, healed: float) -> None:
         await asyncio.sleep(0.3)
 
 
-async def _settled(stand: Stand, since: int) -> History:
+async def settled(stand: Stand, since: int) -> History:
     """The history, once the audit's spool has been replayed, for which a sweep is given time."""
     ends = time.monotonic() + MARGIN_S
     while True:
@@ -218,12 +218,12 @@ async def _stand(stand: Stand, result: Result, exits: int) -> list[Problem]:
         await stand.ready()
     except TimeoutError:
         problems.append(Problem(Wrong.STUCK, "the API or a worker does not come back"))
-    if held := await _held(stand):
-        problems.append(Problem(Wrong.LEAK, held))
+    if kept := await held(stand):
+        problems.append(Problem(Wrong.LEAK, kept))
     return problems
 
 
-async def _held(stand: Stand) -> str | None:
+async def held(stand: Stand) -> str | None:
     """A lock or transaction that somebody keeps; what sweeps hold for a moment does not count."""
     sql = f"SELECT DISTINCT pid FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE {kinds.THEIRS} AND mode LIKE '%Excl%'"
     kept: set[int] | None = None

@@ -28,8 +28,8 @@ log = structlog.get_logger()
 
 SLICE_S = 60
 MAX_PASSES = 3
-# Serialization failure, deadlock, lock not available, statement timeout, idle-in-transaction timeout.
-TRANSIENT = frozenset({"40001", "40P01", "55P03", "57014", "25P03"})
+# Serialization failure, deadlock, lock not available, statement or idle-in-transaction timeout; disk or memory full.
+TRANSIENT = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "53100", "53200"})
 
 
 class Drained(StrEnum):

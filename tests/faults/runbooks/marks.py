@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane import Chunk, Cursor, Impact, Runbook, register
 
 ROWS = 20
+LONG_ROWS = 800
 CHUNK = 4
 # Of the newest run, whatever state the item is in: what is written too late must be seen, not left out.
 MARK = text("""
@@ -27,21 +28,22 @@ class Marks(Runbook):
 
     title = "Marks"
     capability = "platform.runbooks.test.marks"
+    rows = ROWS
     confirmation_phrase = "BACKFILL"
 
     async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
         count = await session.scalar(select(func.count()).select_from(tenants.subquery())) or 0
-        return Impact(affected=count * ROWS, total=count * ROWS, tenants=count)
+        return Impact(affected=count * self.rows, total=count * self.rows, tenants=count)
 
     async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         first = cursor["next"] if cursor else 0
-        last = min(first + min(CHUNK, limit), ROWS)
+        last = min(first + min(CHUNK, limit), self.rows)
         await asyncio.sleep(0.1)
         values = {"tenant": tenant, "key": self.key, "first": first, "last": last - 1, "worker": os.getpid()}
         await session.execute(MARK, values)
         await session.execute(text("SELECT pg_sleep(0.1)"))
         await asyncio.sleep(0.15)
-        return Chunk(updated=last - first, cursor={"next": last} if last < ROWS else None)
+        return Chunk(updated=last - first, cursor={"next": last} if last < self.rows else None)
 
 
 @register
@@ -57,3 +59,8 @@ class OfAllToo(Marks):
 @register
 class OfOne(Marks):
     key = "test.marks.one"
+
+
+@register
+class Long(Marks):
+    key, rows = "test.marks.long", LONG_ROWS
