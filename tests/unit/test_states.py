@@ -29,7 +29,7 @@ def test_every_status_has_a_row_and_every_run_can_end() -> None:
 
 
 def test_an_invalid_transition_names_both_sides() -> None:
-    assert InvalidTransition(Status.COMPLETED, Status.RUNNING).extra == {"status": "completed", "wanted": "running"}
+    assert InvalidTransition(Status.COMPLETED, Status.RUNNING).extra == {"run_status": "completed", "wanted": "running"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class NothingFailed(Conflict):
         super().__init__(
             f"Only the failed tenants of a completed run can be retried, and this one is {run.status} with "
             f"{run.summary_counts.get('failed', 0)} failed.",
-            status=run.status,
+            run_status=run.status,
         )
 
 

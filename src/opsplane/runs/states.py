@@ -68,7 +68,7 @@ class InvalidTransition(Conflict):
         verb = VERBS.get(wanted, wanted)
         super().__init__(
             f"A run that is {current} cannot be {verb}; look at it again to see where it is.",
-            status=current,
+            run_status=current,
             wanted=wanted,
         )
 
