@@ -33,6 +33,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class Pooler(StrEnum):
+    """What stands between opsplane and PostgreSQL; poolers in session mode count as none."""
+
+    NONE = "none"
+    TRANSACTION = "transaction"
+
+
 class Settings(BaseSettings):
     """Every setting with its default; the field name in capitals after `OPSPLANE_` is the variable."""
 
@@ -40,6 +47,10 @@ class Settings(BaseSettings):
 
     database_url: str | None = Field(
         None, repr=False, description="PostgreSQL to use, `postgresql://…`; unset = embedded."
+    )
+    database_pooler: Pooler = Field(
+        Pooler.NONE,
+        description="`transaction` if `OPSPLANE_DATABASE_URL` leads through a pooler in transaction mode, else `none`.",
     )
     redis_url: str | None = Field(
         None, repr=False, description="Redis or Valkey to use, `redis://…` or `unix://…`; unset = embedded."

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are made, looked at before use, and given up when the other end falls silent."""
+"""Connections to PostgreSQL, direct or pooled: how they are made, checked before use, and given up when silent."""
 
 import asyncio
 import socket
@@ -10,8 +10,9 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import AdaptedConnection
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
 
-from opsplane.config import Settings
+from opsplane.config import Pooler, Settings
 
 log = structlog.get_logger()
 
@@ -19,6 +20,8 @@ CONNECT_S = 10
 PING_S = 5
 CLOSE_S = 1
 STATEMENT_S = 15  # of processes that serve: nobody waits longer for a page
+SESSION = {"timezone": "UTC"}
+KEEP_ALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "2"}
 MARGIN_S = 3  # so that the server's own timeout is first where the server still hears us
 
 
@@ -29,13 +32,21 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     it to say so, which a server that no longer hears us never does.
     """
 
+    patience_s: float | None = None
+    opening = ""  # follows BEGIN, where a pooler hands each transaction another session
+
     def __init__(self, protocol: object, transport: asyncio.Transport, *rest: object) -> None:
         super().__init__(protocol, transport, *rest)
         self.new = True
-        self.patience_s: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         _keep_alive(transport.get_extra_info("socket"))
         self.expect_answer(CONNECT_S)
+
+    async def execute(self, query: str, *arguments: object, timeout: float | None = None) -> str:
+        """Run SQL; in the same round trip as BEGIN, set what holds for the transaction."""
+        if query.startswith("BEGIN"):
+            query += self.opening
+        return str(await super().execute(query, *arguments, timeout=timeout))
 
     def expect_answer(self, within_s: float | None) -> None:
         """Something was asked; an earlier question's time no longer counts."""
@@ -49,9 +60,14 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
             self._alarm.cancel()
             self._alarm = None
 
+    def end(self, within_s: float) -> None:
+        """A graceful end is under way; it may take so long."""
+        self.answered()
+        self._alarm = asyncio.get_running_loop().call_later(within_s, self.terminate)
+
     def _give_up(self, after_s: float) -> None:
         log.warning("database_silent", after_s=after_s)
-        self.terminate()  # also where a graceful end is under way, which is_closed() takes for the end
+        self.terminate()
 
 
 def engine(settings: Settings, *, application: str, statement_timeout_s: int | None) -> AsyncEngine:
@@ -59,6 +75,12 @@ def engine(settings: Settings, *, application: str, statement_timeout_s: int | N
 
     Without `statement_timeout_s` a statement may take for ever, as long as the network is alive.
     """
+    limits = {
+        # Shorter than a lease: a frozen process loses its row locks before its tenant is given away.
+        "idle_in_transaction_session_timeout": "15s",
+        "lock_timeout": "5s",
+        "statement_timeout": f"{statement_timeout_s or 0}s",
+    }
     made = create_async_engine(
         settings.sqlalchemy_url,
         isolation_level="READ COMMITTED",
@@ -66,14 +88,23 @@ def engine(settings: Settings, *, application: str, statement_timeout_s: int | N
         max_overflow=0,
         pool_timeout=10,
         hide_parameters=True,
-        connect_args={
-            "timeout": CONNECT_S,
-            "connection_class": Watched,
-            "command_timeout": _longest(settings, statement_timeout_s),
-            "server_settings": _server_settings(application, statement_timeout_s),
-        },
+        connect_args=_arguments(settings, application, limits)
+        | {"command_timeout": _longest(settings, statement_timeout_s)},
     )
-    _watch(made, None if statement_timeout_s is None else statement_timeout_s + MARGIN_S)
+    _watch(made, _opening(settings, limits), None if statement_timeout_s is None else statement_timeout_s + MARGIN_S)
+    return made
+
+
+def migrating(settings: Settings) -> AsyncEngine:
+    """An engine for migrations, which wait for locks and take their time."""
+    limits = {"idle_in_transaction_session_timeout": "0", "lock_timeout": "0", "statement_timeout": "0"}
+    made = create_async_engine(
+        settings.sqlalchemy_url,
+        isolation_level="READ COMMITTED",
+        poolclass=NullPool,
+        connect_args=_arguments(settings, "opsplane-migrate", limits),
+    )
+    _watch(made, _opening(settings, limits), None)
     return made
 
 
@@ -89,18 +120,22 @@ def _longest(settings: Settings, statement_timeout_s: int | None) -> float | Non
     return statement_timeout_s and max(statement_timeout_s, settings.preflight_timeout_s) + 2 * MARGIN_S
 
 
-def _server_settings(application: str, statement_timeout_s: int | None) -> dict[str, str]:
-    # Idle is shorter than a lease: a frozen process loses its row locks before its tenant is given away.
-    return {
-        "application_name": application,
-        "timezone": "UTC",
-        "idle_in_transaction_session_timeout": "15s",
-        "lock_timeout": "5s",
-        "statement_timeout": f"{statement_timeout_s or 0}s",
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "2",
+def _arguments(settings: Settings, application: str, limits: dict[str, str]) -> dict[str, Any]:
+    common = {"timeout": CONNECT_S, "connection_class": Watched}
+    if settings.database_pooler is Pooler.NONE:
+        return common | {"server_settings": {"application_name": application, **SESSION, **KEEP_ALIVE, **limits}}
+    # With its cache off asyncpg names no statement: what has a name would stay behind in a session of the pooler.
+    return common | {
+        "server_settings": {"application_name": application},
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
     }
+
+
+def _opening(settings: Settings, limits: dict[str, str]) -> str:
+    if settings.database_pooler is Pooler.NONE:
+        return ""
+    return "".join(f"SET LOCAL {name} = '{value}';" for name, value in (SESSION | limits).items())
 
 
 def _keep_alive(sock: socket.socket | None) -> None:
@@ -112,10 +147,11 @@ def _keep_alive(sock: socket.socket | None) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def _watch(watched: AsyncEngine, patience_s: float | None) -> None:
+def _watch(watched: AsyncEngine, opening: str, patience_s: float | None) -> None:
     def check(adapted: AdaptedConnection, _record: object, _proxy: object) -> None:
         driver: Any = adapted.driver_connection
         driver.patience_s = patience_s
+        driver.opening = opening
         if not driver.new:
             _ping(adapted, driver)
         driver.new = False
@@ -165,4 +201,4 @@ def _returned(adapted: AdaptedConnection | None, _record: object) -> None:
 
 def _closing(adapted: AdaptedConnection, _record: object) -> None:
     if adapted.driver_connection is not None:
-        adapted.driver_connection.expect_answer(CLOSE_S)
+        adapted.driver_connection.end(CLOSE_S)

@@ -24,6 +24,8 @@ from opsplane.errors import InvalidInput, ServiceUnavailable
 log = structlog.get_logger()
 
 NUL_IN_TEXT = "22021"
+# A startup parameter was refused, or a prepared statement is not where it was made: the marks of a pooler.
+POOLED = {"08P01", "26000", "42P05"}
 VERSION_TABLE = "opsplane_schema_version"  # beside the application's own alembic_version
 
 
@@ -111,6 +113,8 @@ async def translate_unreachable() -> AsyncIterator[None]:
     except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
         raise _unreachable(error) from error
     except DBAPIError as error:
+        if sqlstate(error) in POOLED:
+            raise _pooled(error) from error
         if is_unreachable(error):
             raise _unreachable(error.orig or error) from error
         if sqlstate(error) == NUL_IN_TEXT:
@@ -142,6 +146,15 @@ def _unreachable(error: BaseException) -> ServiceUnavailable:
     log.warning("database_unreachable", error=repr(error))
     return ServiceUnavailable(
         "The database cannot be reached; check OPSPLANE_DATABASE_URL and that PostgreSQL is up. The log says more.",
+        service="database",
+    )
+
+
+def _pooled(error: DBAPIError) -> ServiceUnavailable:
+    log.warning("database_pooled", error=repr(error.orig or error))
+    return ServiceUnavailable(
+        f"{first_line(error).capitalize()}: OPSPLANE_DATABASE_URL seems to lead through a pooler in transaction mode; "
+        "set OPSPLANE_DATABASE_POOLER=transaction.",
         service="database",
     )
 

@@ -1,22 +1,26 @@
 """Bring the database to the schema this release needs; safe when many processes try at once."""
 
+import asyncio
 import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from opsplane import data
+from opsplane import connections, data
 from opsplane.config import Settings
 from opsplane.db import VERSION_TABLE, Database, translate_unreachable
-from opsplane.errors import ConfigurationError
 
-# The one session-level advisory lock of opsplane: on a connection of its own, it dies with its process.
-_LOCK = "hashtextextended('opsplane:migrate', 0)"
+# One process at a time; held by a transaction of its own, for each migration has one.
+_TURN = "hashtextextended('opsplane:migrate', 0)"
+# One transaction at a time: that of a process that was killed may still be about to commit.
+_STEP = "hashtextextended('opsplane:migrate:step', 0)"
+TURN_S = 0.3
 
 
 @functools.cache
@@ -32,25 +36,26 @@ async def upgrade(settings: Settings) -> bool:
 
     Raises:
         ServiceUnavailable: the database cannot be reached.
-        ConfigurationError: the lock cannot be held, as behind a pooler in transaction mode.
     """
-    engine = create_async_engine(settings.sqlalchemy_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    async with translate_unreachable(), engine.connect() as lock:
-        if await current(lock) == head():
-            return False
-        await lock.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
-        try:
-            if await current(lock) == head():
-                return False
-            await _run_migrations(settings)
-            return True
-        finally:
-            released = await lock.scalar(text(f"SELECT pg_advisory_unlock({_LOCK})"))
-            await engine.dispose()
-            if not released:
-                raise ConfigurationError(
-                    "The migration lock was lost: OPSPLANE_DATABASE_URL leads through a pooler; migrate directly."
-                )
+    async with translate_unreachable(), _engine(settings) as engine:
+        while True:
+            async with engine.connect() as turn:
+                if await current(turn) == head():
+                    return False
+                # Not waited for inside of PostgreSQL: that would keep a pooler's connection from whoever works.
+                if await turn.scalar(text(f"SELECT pg_try_advisory_xact_lock({_TURN})")):
+                    return await _upgrade_unless_done(engine, turn)
+            await asyncio.sleep(TURN_S)
+
+
+async def _upgrade_unless_done(engine: AsyncEngine, turn: AsyncConnection) -> bool:
+    if await current(turn) == head():
+        return False
+    async with engine.connect() as connection:
+        event.listen(connection.sync_connection, "begin", _take_step)
+        await connection.run_sync(_upgrade)
+        await connection.commit()
+    return True
 
 
 async def current(connection: AsyncConnection) -> str | None:
@@ -64,12 +69,17 @@ async def is_current(db: Database) -> bool:
         return await current(connection) == head()
 
 
-async def _run_migrations(settings: Settings) -> None:
-    engine = create_async_engine(settings.sqlalchemy_url, poolclass=NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(_upgrade)
-        await connection.commit()
-    await engine.dispose()
+@asynccontextmanager
+async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    engine = connections.migrating(settings)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def _take_step(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_STEP})")
 
 
 def _revision(connection: Connection) -> str | None:
