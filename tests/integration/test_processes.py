@@ -121,17 +121,17 @@ async def test_a_pickle_in_redis_is_refused_and_not_run(
     assert not canary.exists()
 
 
-async def test_a_tenant_that_kills_its_worker_three_times_fails_alone(
+async def test_a_tenant_that_kills_its_worker_three_times_fails_and_takes_no_other_along(
     plane: Plane, operator: Actor, tenants: list[Tenant], commands: Commands
 ) -> None:
     run = (await support.start(plane, operator, "test.effects.poison")).run
-    worker = commands.start("worker")
+    worker = commands.start("worker", OPSPLANE_WORKER_CONCURRENCY="3")
 
     async def completed() -> bool:
         nonlocal worker
         if worker.poll() is not None:
             assert worker.returncode == 9
-            worker = commands.start("worker")
+            worker = commands.start("worker", OPSPLANE_WORKER_CONCURRENCY="3")
         return (await support.show(plane, run.id)).status == "completed"
 
     await until(completed, 120)

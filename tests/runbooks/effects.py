@@ -86,6 +86,8 @@ class TransientForGlobex(Effects):
 @register
 class Poison(Effects):
     key = "test.effects.poison"
+    chunk = ROWS
+    pause_s = 1.0  # nobody else gets a chunk done before globex has killed them all
 
     async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
         if await self.is_called(session, tenant, "globex"):
