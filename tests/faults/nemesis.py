@@ -1,6 +1,7 @@
 """A seed makes a schedule: runs that are started and faults that hit them; playing it gives a verdict."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
@@ -67,6 +68,7 @@ class Result:
     starts: list[dict[str, Any]] = field(default_factory=list)
     exits: list[dict[str, Any]] = field(default_factory=list)
     idle_in_transaction_s: float = 0.0
+    load: float = 0.0  # of the machine, when it was over
 
     @property
     def ok(self) -> bool:
@@ -111,12 +113,13 @@ async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
             stand.clear()
             healed = time.time()
         await _completed(stand, healed)
+    problems = await _stand(stand, result, exits)
     for start in starts:
         await client.again(stand.url, stand.token, start)
     found = await settled(stand, since)
     found.starts = {start.key: start.runs for start in starts if not start.refused}
     found.excused = _excuses(plan)
-    problems = history.check(found) + _others(result, starts) + await _stand(stand, result, exits)
+    problems += history.check(found) + _others(result, starts)
     result.problems, result.wrong = [str(each) for each in problems], sorted({each.what for each in problems})
     result.recovery_s, result.runs = _recovery(found, healed), len(found.runs)
     result.given_up = [f"{item.key[-8:]} {item.failure}" for item in found.items if item.state == "failed"]
@@ -124,6 +127,7 @@ async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
         result.problems.append(f"{Wrong.STUCK}: {result.recovery_s} s after the last fault")
         result.wrong.append(Wrong.STUCK)
     result.starts = [{"key": each.key, "answers": dict(each.answers), "seconds": each.seconds} for each in starts]
+    result.load = round(os.getloadavg()[0], 1)
     result.seconds = round(time.monotonic() - began, 1)
     return result, found
 
