@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -13,10 +14,19 @@ def main() -> int:
     """Play what is missing and print the summary of all."""
     given = _arguments()
     seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
-    asyncio.run(Campaign(seeds, given.results, say=lambda line: print(line, flush=True)).run(given.lanes))
+    asyncio.run(_play(Campaign(seeds, given.results, say=lambda line: print(line, flush=True)), given.lanes))
     asked = [line for line in campaign.lines(given.results) if line["seed"] in set(seeds)]
     print(campaign.summary(asked))
     return 0 if all(line["verdict"] == "ok" for line in asked) else 1
+
+
+async def _play(all_: Campaign, lanes: int) -> None:
+    """However it is told to end, it takes its servers and processes along."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await all_.run(lanes)
 
 
 def _arguments() -> argparse.Namespace:

@@ -58,6 +58,7 @@ class Campaign:
         with self.results.open("a") as file:
             file.write(json.dumps(result.line()) + "\n")
         faults = " ".join(f"{hit.kind}{'' if hit.hit else '?'}" for hit in result.faults)
+        faults += "".join(f" +{act}" for act in result.acts)
         self.say(
             f"{result.seed:5} {'ok' if result.ok else 'FAILED':6} {result.recovery_s:5} s  {result.seconds:5} s  {faults}"
         )

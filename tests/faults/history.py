@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import zip_longest
+from math import inf
 from typing import TypeVar
 
 PENDING, RUNNING = "pending", "running"
@@ -174,9 +176,23 @@ def _late(history: History) -> Iterator[Problem]:
                 yield Problem(Wrong.LATE, f"{_named(name)}: {effect.n} was written while nobody held it")
             elif not before or before[-1].token != effect.token:
                 yield Problem(Wrong.LATE, f"{_named(name)}: {effect.n} was written under an older lease")
+    yield from _at_rest(history)
     for owner, workers in owners.items():
         if len(workers) > 1:
             yield Problem(Wrong.LATE, f"processes {sorted(workers)} wrote under the leases of {owner}")
+
+
+def _at_rest(history: History) -> Iterator[Problem]:
+    """What was written while the run itself was paused or over."""
+    for run in history.runs:
+        moves = [move for move in history.moves if move.key is None and move.run_id == run.id]
+        for move, follower in zip_longest(moves, moves[1:]):
+            if move.becomes not in {"paused", "completed"}:
+                continue
+            ends = follower.serial if follower else inf
+            late = [each for each in history.effects if each.run_id == run.id and move.serial < each.serial < ends]
+            if late:
+                yield Problem(Wrong.LATE, f"run {run.id} was {move.becomes} and got {len(late)} marks")
 
 
 def _counts(history: History) -> Iterator[Problem]:

@@ -253,7 +253,7 @@ async def clock_skew(stand: Stand, dice: Random) -> None:
         note.write_text(f"{hours:+}h\n")
         stand.kept[name].extra = {
             "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(note), "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
         }  # fmt: skip
         await _restarted(stand.kept[name], signal.SIGKILL)
         await asyncio.sleep(stand.spell(dice, 5, 12))

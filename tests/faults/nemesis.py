@@ -1,6 +1,7 @@
 """A seed makes a schedule: runs that are started and faults that hit them; playing it gives a verdict."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ class Schedule:
 
     seed: int
     starts: tuple[tuple[float, str, str | None], ...]
+    acts: tuple[tuple[float, str], ...]  # of an operator on the first run
     faults: tuple[Fault, ...]
 
 
@@ -58,6 +60,7 @@ class Result:
 
     seed: int
     faults: list[Hit]
+    acts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     runs: int = 0
@@ -67,6 +70,7 @@ class Result:
     starts: list[dict[str, Any]] = field(default_factory=list)
     exits: list[dict[str, Any]] = field(default_factory=list)
     idle_in_transaction_s: float = 0.0
+    load: float = 0.0  # of the machine, when it was over
 
     @property
     def ok(self) -> bool:
@@ -90,13 +94,19 @@ def schedule(seed: int, names: Sequence[str] | None = None) -> Schedule:
     if "api_killed_after_a_start" in picked:  # there is one after it
         at_s = next(fault.at_s for fault in faults if fault.kind == "api_killed_after_a_start")
         starts.append((at_s + 0.5, ONE, f"tenant-{dice.randint(1, TENANTS):02}"))
-    return Schedule(seed, tuple(starts), tuple(sorted(faults, key=lambda fault: fault.at_s)))
+    return Schedule(seed, tuple(starts), _acts(dice), tuple(sorted(faults, key=lambda fault: fault.at_s)))
+
+
+def _acts(dice: Random) -> tuple[tuple[float, str], ...]:
+    """What an operator does meanwhile: mostly nothing."""
+    what = dice.choice(((), (), (), (), ("cancel",), ("pause", "resume"), ("pause", "resume"), ("pause", "cancel")))
+    return tuple((round(dice.uniform(0.5, 5.0), 2), each) for each in what)
 
 
 async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
     """Start, hurt, wait, and look at what is left."""
     began, exits = time.monotonic(), len(stand.exits)
-    result = Result(plan.seed, [Hit(fault.kind, fault.at_s) for fault in plan.faults])
+    result = Result(plan.seed, [Hit(fault.kind, fault.at_s) for fault in plan.faults], [what for _, what in plan.acts])
     since = await reading.watermark(stand.control)
     starts = [
         Start(f"seed-{plan.seed}-{number}-{since}", runbook, tenant, may_be_refused=number > 0)
@@ -106,17 +116,19 @@ async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
         async with asyncio.TaskGroup() as asking:
             for (at_s, *_), start in zip(plan.starts, starts, strict=True):
                 asking.create_task(_later(at_s, client.ask(stand.url, stand.token, start)))
+            asking.create_task(client.control(stand.url, stand.token, starts[0], plan.acts))
             hits = zip(plan.faults, result.faults, strict=True)
             await asyncio.gather(*(_hurt(stand, fault, hit, began) for fault, hit in hits))
             stand.clear()
             healed = time.time()
         await _completed(stand, healed)
+    problems = await _stand(stand, result, exits)
     for start in starts:
         await client.again(stand.url, stand.token, start)
     found = await settled(stand, since)
     found.starts = {start.key: start.runs for start in starts if not start.refused}
     found.excused = _excuses(plan)
-    problems = history.check(found) + _others(result, starts) + await _stand(stand, result, exits)
+    problems += history.check(found) + _others(result, starts)
     result.problems, result.wrong = [str(each) for each in problems], sorted({each.what for each in problems})
     result.recovery_s, result.runs = _recovery(found, healed), len(found.runs)
     result.given_up = [f"{item.key[-8:]} {item.failure}" for item in found.items if item.state == "failed"]
@@ -124,6 +136,7 @@ async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
         result.problems.append(f"{Wrong.STUCK}: {result.recovery_s} s after the last fault")
         result.wrong.append(Wrong.STUCK)
     result.starts = [{"key": each.key, "answers": dict(each.answers), "seconds": each.seconds} for each in starts]
+    result.load = round(os.getloadavg()[0], 1)
     result.seconds = round(time.monotonic() - began, 1)
     return result, found
 

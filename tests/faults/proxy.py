@@ -11,6 +11,7 @@ from pathlib import Path
 BACKEND_KEY, COMMAND_COMPLETE = b"K", b"C"
 WRITES = (b"INSERT", b"UPDATE", b"DELETE")
 READ_BYTES = 65_536
+SLICE_BYTES = 1024
 
 
 @dataclass
@@ -165,14 +166,15 @@ class Link:
 
     async def _pass(self, data: bytes, to: asyncio.StreamWriter) -> None:
         weather = self._proxy.weather
-        wait_s = weather.latency_s / 2 + (len(data) / weather.bytes_per_s if weather.bytes_per_s else 0)
-        if wait_s:
-            await asyncio.sleep(wait_s)
-        if self._proxy.swallowing:
-            await self._over.wait()
-            return
-        to.write(data)
-        await to.drain()
+        await asyncio.sleep(weather.latency_s / 2)
+        for at in range(0, len(data), SLICE_BYTES):  # the weather may change on the way
+            part = data[at : at + SLICE_BYTES]
+            await asyncio.sleep(len(part) / weather.bytes_per_s if weather.bytes_per_s else 0)
+            if self._proxy.swallowing:
+                await self._over.wait()
+                return
+            to.write(part)
+            await to.drain()
 
 
 class Frames:

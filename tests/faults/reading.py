@@ -11,9 +11,11 @@ RUNS = """
     SELECT * FROM operation_runs WHERE id IN (SELECT run_id FROM run_moves WHERE serial > $1 AND was IS NULL) ORDER BY id
 """
 ITEMS = """
-    SELECT items.*, failures.code FROM operation_run_items items
-    LEFT JOIN operation_run_failures failures USING (run_id, item_key)
-    WHERE run_id = ANY($1) ORDER BY run_id, ordinal
+    SELECT items.*, (
+        SELECT code FROM operation_run_failures failures
+        WHERE failures.run_id = items.run_id AND failures.item_key = items.item_key ORDER BY created_at DESC LIMIT 1
+    ) AS code
+    FROM operation_run_items items WHERE run_id = ANY($1) ORDER BY run_id, ordinal
 """
 
 

@@ -109,6 +109,12 @@ def write_after_the_end_unnoticed_by_the_order(found: History) -> None:
     found.effects[3] = replace(found.effects[3], state="succeeded")
 
 
+def write_while_the_run_is_paused(found: History) -> None:
+    found.moves.insert(6, Move(serial=12, run_id="r", was="running", becomes="pausing", at=at(41)))
+    found.moves.insert(7, Move(serial=13, run_id="r", was="pausing", becomes="paused", at=at(42)))
+    found.moves.append(Move(serial=15, run_id="r", was="paused", becomes="running", at=at(43)))
+
+
 def write_while_nobody_holds_it(found: History) -> None:
     found.effects[5] = replace(found.effects[5], serial=12)
     found.moves[5] = replace(found.moves[5], serial=11)
@@ -192,6 +198,7 @@ DOCTORS: list[tuple[Doctor, Wrong]] = [
     (say_another_number, Wrong.DRIFT),
     (write_after_the_end, Wrong.LATE),
     (write_after_the_end_unnoticed_by_the_order, Wrong.LATE),
+    (write_while_the_run_is_paused, Wrong.LATE),
     (write_while_nobody_holds_it, Wrong.LATE),
     (write_under_an_older_lease, Wrong.LATE),
     (write_under_the_lease_of_another, Wrong.LATE),
