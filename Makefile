@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit fuzz machines watchers smooth openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,10 @@ unit: $(VENV)/installed ## Run the tests (ARGS="-k name" picks some)
 REQUESTS ?= 20000
 fuzz: $(VENV)/installed ## Ask both planes what schemathesis makes of their contracts (REQUESTS=20000, ARGS="--seed 7")
 	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(ARGS)
+
+STEPS ?= 20000
+machines: $(VENV)/installed ## Do anything in any order against models of runs and of the API (STEPS=20000, ARGS="--hypothesis-seed=7")
+	MACHINE_STEPS=$(STEPS) $(BIN)/pytest -s tests/faults/test_run_machine.py tests/faults/test_http_machine.py $(ARGS)
 
 WATCHERS ?= 200
 watchers: $(VENV)/installed ## Measure how soon so many watchers see what a run has committed (WATCHERS=200)
