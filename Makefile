@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth faults openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth faults machines mutants storm deploys endurance openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,10 @@ REQUESTS ?= 20000
 fuzz: $(VENV)/installed ## Ask both planes what schemathesis makes of their contracts (REQUESTS=20000, ARGS="--seed 7")
 	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(ARGS)
 
+STEPS ?= 20000
+machines: $(VENV)/installed ## Do anything in any order against models of runs and of the API (STEPS=20000, ARGS="--hypothesis-seed=7")
+	MACHINE_STEPS=$(STEPS) $(BIN)/pytest -s tests/faults/test_run_machine.py tests/faults/test_http_machine.py $(ARGS)
+
 WATCHERS ?= 200
 watchers: $(VENV)/installed ## Measure how soon so many watchers see what a run has committed (WATCHERS=200)
 	$(BIN)/python -m tests.load.watchers --watchers $(WATCHERS) $(ARGS)
@@ -46,6 +50,11 @@ SEEDS ?= 500
 LANES ?= 6
 faults: $(VENV)/installed ## Play seeded schedules of faults on real processes (SEEDS=500 LANES=6, ARGS="--seed 7"); goes on where it was left
 	$(BIN)/python -m tests.faults --seeds $(SEEDS) --lanes $(LANES) $(ARGS)
+
+AMOUNT ?=
+TRIAL ?= soak
+endurance: $(VENV)/installed ## Try a promise that takes minutes (TRIAL=rolling, valkey, cancel or soak; AMOUNT=rounds or seconds)
+	$(BIN)/python -m tests.faults.endurance $(TRIAL) $(if $(AMOUNT),--amount $(AMOUNT))
 
 openapi: $(VENV)/installed ## Write openapi/*.json anew
 	$(BIN)/python -m opsplane.api.openapi
