@@ -15,6 +15,7 @@ from tests.faults.nemesis import Result
 from tests.faults.stand import Stand
 
 SCHEDULES_PER_STAND = 25
+BREAKS = 10  # stands that broke before the campaign is given up
 Say = Callable[[str], None]
 
 
@@ -26,6 +27,7 @@ class Campaign:
     results: Path
     say: Say = print
     left: list[int] = field(default_factory=list)
+    broken: int = 0
 
     async def run(self, lanes: int) -> None:
         """Play every seed that has no result yet."""
@@ -37,11 +39,18 @@ class Campaign:
     async def _lane(self, delay_s: float) -> None:
         """One stand after another; a stand that a schedule may have broken is not used again."""
         await asyncio.sleep(delay_s)  # stands that start together starve each other
-        while self.left:
-            async with stand.opened() as place:
-                for _ in range(SCHEDULES_PER_STAND):
-                    if not self.left or not await self._play(place, self.left.pop(0)):
-                        break
+        while self.left and self.broken < BREAKS:
+            try:
+                async with stand.opened() as place:
+                    await self._stay(place)
+            except Exception as error:  # noqa: BLE001 - the other lanes go on
+                self.broken += 1
+                self.say(f"      a stand broke: {error!r}")
+
+    async def _stay(self, place: Stand) -> None:
+        for _ in range(SCHEDULES_PER_STAND):
+            if not self.left or not await self._play(place, self.left.pop(0)):
+                return
 
     async def _play(self, place: Stand, seed: int) -> bool:
         try:

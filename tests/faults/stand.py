@@ -37,7 +37,8 @@ WORKERS = ("worker-1", "worker-2")
 API = "api"
 MARKS = "platform.runbooks.test.marks"  # of runbooks/marks.py, which only the processes of a stand load
 QUICK = {"OPSPLANE_LEASE_S": "2", "OPSPLANE_SWEEP_S": "0.5"}
-READY_S = 60.0
+READY_S = 180.0
+migrating = asyncio.Lock()  # alembic knows one migration a process
 
 
 @dataclass
@@ -137,7 +138,8 @@ def _settings(home: Path, postgres: Child, valkey: Child) -> Settings:
 
 async def _furnish(settings: Settings) -> tuple[str, list[str]]:
     """A schema, tenants, and somebody who may start everything."""
-    await migrate.upgrade(settings)
+    async with migrating:
+        await migrate.upgrade(settings)
     plane = Plane(Database(settings), Queue(settings), settings)
     names = [f"tenant-{number:02}" for number in range(1, TENANTS + 1)]
     async with plane.db.transaction() as tx:
