@@ -24,7 +24,7 @@ from sqlalchemy import event, make_url
 from opsplane import logs
 from opsplane.config import Settings
 from opsplane.db import Database
-from opsplane.runs import items, processes
+from opsplane.runs import leases, processes
 from tests.faults import lives, points
 from tests.faults.points import CASES, POINTS, Case, Fault, Scene, When
 
@@ -116,7 +116,7 @@ async def _warm_up(lane: Lane) -> None:
 
 def _hurry() -> None:
     """Time passes quickly here, for all processes alike."""
-    items.BACKOFF_S = (0.05, 0.05, 0.05)  # type: ignore[assignment]
+    leases.BACKOFF_S = (0.05, 0.05, 0.05)  # type: ignore[assignment]
     processes.BEAT_S = 0.05  # type: ignore[assignment]
 
 

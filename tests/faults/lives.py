@@ -18,7 +18,7 @@ from opsplane.db import Database
 from opsplane.queue import Queue
 from opsplane.runbooks import service
 from opsplane.runbooks.service import Plane
-from opsplane.runs import items, processes, sweeper
+from opsplane.runs import leases, processes, sweeper
 from opsplane.runs.drain import Drainer
 from tests import support
 from tests.faults.points import Case, Fault
@@ -125,7 +125,7 @@ async def _retry(plane: Plane, runbook: str, nonce: str) -> None:
 
     _hooks[:] = [not_yet]
     await support.drain(plane, run_id)
-    await asyncio.sleep(items.BACKOFF_S[0])
+    await asyncio.sleep(leases.BACKOFF_S[0])
     await support.drain(plane, run_id)
 
 
@@ -158,17 +158,17 @@ async def _sweep(plane: Plane, runbook: str, nonce: str) -> None:
     await _sweep_only(plane, "expand_queued")
     await _sweep_only(plane, "wake_waiting")
     async with plane.db.transaction() as tx:
-        await items.claim(tx.session, run_id, uuid.uuid4(), lease_s=0)
+        await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=0)
     await _sweep_only(plane, "free_leases")
     await _Forgetful(plane.db, plane.settings, uuid.uuid4(), asyncio.Event(), plane.queue.hints).drain(run_id)
-    await _sweep_only(plane, "finalize_done")
+    await _sweep_only(plane, "settle_all")
     await _sweep_only(plane, "seal_audit")
 
 
 class _Forgetful(Drainer):
     """A worker that dies between its last item and the completion."""
 
-    async def _finalize(self, run_id: uuid.UUID) -> None:
+    async def _settle(self, run_id: uuid.UUID) -> None:
         return
 
 
