@@ -161,14 +161,14 @@ async def _sweep(plane: Plane, runbook: str, nonce: str) -> None:
         await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=0)
     await _sweep_only(plane, "free_leases")
     await _Forgetful(plane.db, plane.settings, uuid.uuid4(), asyncio.Event(), plane.queue.hints).drain(run_id)
-    await _sweep_only(plane, "finalize_done")
+    await _sweep_only(plane, "settle_all")
     await _sweep_only(plane, "seal_audit")
 
 
 class _Forgetful(Drainer):
     """A worker that dies between its last item and the completion."""
 
-    async def _finalize(self, run_id: uuid.UUID) -> None:
+    async def _settle(self, run_id: uuid.UUID) -> None:
         return
 
 

@@ -1,0 +1,307 @@
+"""Takes one guard of the product away at a time; a named test must notice: `python -m tests.faults.mutants`.
+
+Each mutant is a copy of the checkout in a temporary folder, in which a piece of text is replaced.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+PARTS = ("src", "tests", "migrations", "openapi", "static", "templates", "alembic.ini", "pyproject.toml")
+AT_ONCE = 2
+LIMIT_S = 600
+
+LEASES = "src/opsplane/runs/leases.py"
+ITEMS = "src/opsplane/runs/items.py"
+DRAIN = "src/opsplane/runs/drain.py"
+LIFECYCLE = "src/opsplane/runs/lifecycle.py"
+SWEEPER = "src/opsplane/runs/sweeper.py"
+LOCKS = "src/opsplane/runbooks/locks.py"
+PREFLIGHTS = "src/opsplane/runbooks/preflights.py"
+SIGN_IN = "src/opsplane/access/sign_in.py"
+
+GUARDS = "tests/faults/test_guards.py"
+EXECUTION = "tests/integration/test_execution.py"
+CONTROL = "tests/integration/test_control.py"
+START = "tests/integration/test_start.py"
+FLOOD = "tests/integration/test_login_flood.py"
+
+FINISHED = "                await leases.finish(tx.session, stored)\n"
+VERIFYING = "        async with self._slots:\n            right, rehashed"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A piece of text that is in the file exactly once, and what stands there instead."""
+
+    file: str
+    old: str
+    new: str = ""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """The product without one guard, and the test that must fail then."""
+
+    name: str
+    test: str
+    edits: tuple[Edit, ...]
+
+
+def _mutant(name: str, test: str, *edits: tuple[str, ...]) -> Mutant:
+    return Mutant(name, test, tuple(Edit(*edit) for edit in edits))
+
+
+MUTANTS = (
+    _mutant(
+        "the fence does not look at the lease token",
+        f"{EXECUTION}::test_a_worker_that_lost_its_lease_cannot_commit",
+        (LEASES, "            & (item.lease_token == self.token)\n"),
+    ),
+    _mutant(
+        "the fence does not look at the item's state",
+        f"{GUARDS}::test_an_item_that_has_ended_lets_nobody_through_the_fence",
+        (LEASES, "            & (item.state == ItemState.RUNNING)\n"),
+    ),
+    _mutant(
+        "the fence locks nothing",
+        f"{GUARDS}::test_nobody_takes_a_tenant_in_the_middle_of_its_chunk",
+        (LEASES, "        .with_for_update(of=item)\n"),
+    ),
+    _mutant(
+        "the fence does not look at the run",
+        f"{CONTROL}::test_a_cancelled_run_leaves_what_is_repaired_and_touches_nothing_more",
+        (LEASES, "    if status != Status.RUNNING:\n        raise RunNotRunning\n"),
+    ),
+    _mutant(
+        "a claim locks nothing",
+        f"{EXECUTION}::test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_other",
+        (LEASES, "        .with_for_update(skip_locked=True)\n"),
+    ),
+    _mutant(
+        "a claim waits for the other's lock",
+        f"{EXECUTION}::test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_other",
+        (LEASES, ".with_for_update(skip_locked=True)", ".with_for_update()"),
+    ),
+    _mutant(
+        "a claim does not look at the run",
+        f"{GUARDS}::test_a_run_that_is_not_running_hands_out_no_tenant",
+        (LEASES, "due, running.exists())", "due)"),
+    ),
+    _mutant(
+        "a claim does not change the token",
+        f"{EXECUTION}::test_a_worker_that_lost_its_lease_cannot_commit",
+        (LEASES, "                lease_token=item.lease_token + 1,\n"),
+        (
+            ITEMS,
+            "            lost_count=lost,\n            lease_token=item.lease_token + 1,\n",
+            "            lost_count=lost,\n",
+        ),
+    ),
+    _mutant(
+        "lease times are by the worker's clock",
+        f"{GUARDS}::test_no_clock_of_a_worker_says_how_long_a_lease_lasts",
+        (LEASES, "from datetime import timedelta\n", "from datetime import UTC, datetime, timedelta\n"),
+        (LEASES, "return func.clock_timestamp() + timedelta", "return datetime.now(UTC) + timedelta"),
+    ),
+    _mutant(
+        "progress does not forgive attempts",
+        f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
+        (LEASES, "            attempts=func.greatest(item.attempts - 1, 0),\n"),
+    ),
+    _mutant(
+        "progress does not forgive lost workers",
+        f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
+        (LEASES, "            lost_count=0,\n"),
+    ),
+    _mutant(
+        "a tenant may kill any number of workers",
+        f"{EXECUTION}::test_a_tenant_that_loses_its_worker_three_times_fails_and_the_others_are_done",
+        (ITEMS, "state=case((lost >= MAX_LOST, ItemState.FAILED), else_=ItemState.PENDING)", "state=ItemState.PENDING"),
+    ),
+    _mutant(
+        "a run is settled within its last item's transaction",
+        f"{EXECUTION}::test_workers_that_end_together_complete_the_run",
+        (
+            DRAIN,
+            FINISHED,
+            f"{FINISHED}                await lifecycle.settle(tx.session, lease.run_id)\n",
+        ),
+        (DRAIN, "                await self._settle(run_id)\n"),
+        (LIFECYCLE, "        .with_for_update(key_share=True)\n"),
+    ),
+    _mutant(
+        "a run is settled though items are open",
+        f"{EXECUTION}::test_a_tenant_that_asks_to_be_retried_waits_and_is_retried",
+        (LIFECYCLE, "    if not leased and not pending:\n", "    if not leased:\n"),
+    ),
+    _mutant(
+        "a run is settled though a worker is at it",
+        f"{CONTROL}::test_a_run_at_work_is_pausing_until_its_chunk_has_ended",
+        (LIFECYCLE, "run.status == Status.PAUSING and not leased", "run.status == Status.PAUSING"),
+    ),
+    _mutant(
+        "two sweepers take a step at once",
+        f"{GUARDS}::test_two_sweepers_do_not_take_the_same_step_at_once",
+        (SWEEPER, "                if await _alone(tx.session, step.__name__):\n", "                if step:\n"),
+    ),
+    _mutant(
+        "a scope lock works on an old snapshot",
+        f"{GUARDS}::test_a_scope_lock_refuses_a_snapshot_older_than_itself",
+        (LOCKS, '    assert isolation == "read committed", isolation\n'),
+    ),
+    _mutant(
+        "a start over all tenants takes no lock",
+        f"{GUARDS}::test_a_start_waits_for_another_on_an_overlapping_scope_only",
+        (LOCKS, "await session.execute(select(func.pg_advisory_xact_lock(_key(root))))", "return"),
+    ),
+    _mutant(
+        "a start over one tenant takes no lock on all",
+        f"{GUARDS}::test_a_start_waits_for_another_on_an_overlapping_scope_only",
+        (LOCKS, "        await session.execute(select(func.pg_advisory_xact_lock_shared(_key(root))))\n"),
+    ),
+    _mutant(
+        "overlapping runs are no error to the database",
+        "tests/integration/test_schema.py::test_the_database_itself_refuses_overlapping_active_runs",
+        ("migrations/versions/0008_scope_constraint.py", "tenant_span WITH &&", "tenant_span WITH ="),
+    ),
+    _mutant(
+        "an idempotency key is reserved twice",
+        f"{START}::test_one_idempotency_key_is_one_run_and_one_answer",
+        ("src/opsplane/runbooks/idempotency.py", "        .on_conflict_do_nothing()\n"),
+    ),
+    _mutant(
+        "a preflight is used twice",
+        f"{START}::test_a_preflight_is_used_once_by_who_looked_and_for_what_was_looked_at",
+        (PREFLIGHTS, "            Preflight.used_at.is_(None),\n"),
+    ),
+    _mutant(
+        "anybody uses anybody's preflight",
+        f"{START}::test_a_preflight_is_used_once_by_who_looked_and_for_what_was_looked_at",
+        (PREFLIGHTS, "            Preflight.principal == by.principal,\n"),
+    ),
+    _mutant(
+        "a preflight never expires",
+        f"{START}::test_an_expired_preflight_is_stale",
+        (PREFLIGHTS, "            Preflight.expires_at > func.clock_timestamp(),\n"),
+    ),
+    _mutant(
+        "the gate lets strangers through",
+        "tests/integration/test_planes.py::test_without_a_credential_every_path_is_missing",
+        ("src/opsplane/api/gate.py", "        return problems.not_found()\n", "        return self._app\n"),
+    ),
+    _mutant(
+        "another site may send requests",
+        "tests/unit/test_origin.py::test_of_all_combinations_only_json_of_our_own_pages_passes",
+        ("src/opsplane/api/origin.py", "    if not same_origin(headers, base_url):\n        raise CrossSiteRequest\n"),
+    ),
+    _mutant(
+        "an unknown user is refused at once",
+        f"{FLOOD}::test_time_does_not_tell_a_known_user_from_an_unknown_one",
+        (
+            "src/opsplane/auth/passwords.py",
+            VERIFYING,
+            f"        if kept is None:\n            return Verdict(right=False)\n{VERIFYING}",
+        ),
+    ),
+    _mutant(
+        "a password is judged before the attempt is counted",
+        f"{FLOOD}::test_of_200_wrong_logins_at_once_ten_reach_verification",
+        (
+            SIGN_IN,
+            "        await self._throttled(plane, given)\n        async with self.db.reading() as session:\n",
+            "        async with self.db.reading() as session:\n",
+        ),
+        (
+            SIGN_IN,
+            "        if not verdict.right:\n",
+            "        await self._throttled(plane, given)\n        if not verdict.right:\n",
+        ),
+    ),
+)
+
+
+def main() -> int:
+    """Run every mutant, or those whose name contains the given words; 0 if every one was noticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.mutants", description=__doc__)
+    parser.add_argument("words", nargs="*", help="only mutants whose names contain them")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE)
+    given = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if all(word in mutant.name for word in given.words)]
+    return asyncio.run(_run(chosen, given.at_once))
+
+
+async def _run(mutants: Sequence[Mutant], at_once: int) -> int:
+    _say("first, the product as it is")
+    tests = sorted({mutant.test for mutant in mutants})
+    status, output = await _pytest(ROOT, tests)
+    if status != 0:
+        _say(output)
+        return 1
+    slots = asyncio.Semaphore(at_once)
+    survived = [said for said in await asyncio.gather(*(_judged(mutant, slots) for mutant in mutants)) if said]
+    _say(f"{len(mutants) - len(survived)} of {len(mutants)} killed")
+    return 1 if survived else 0
+
+
+async def _judged(mutant: Mutant, slots: asyncio.Semaphore) -> bool:
+    """Whether it survived."""
+    async with slots:
+        with tempfile.TemporaryDirectory(prefix="opsplane-mutant-") as folder:
+            copy(mutant, Path(folder))
+            status, output = await _pytest(Path(folder), [mutant.test])
+    killed = status == 1  # anything else is no failed test: 2 an interruption, 4 a usage error, 5 nothing collected
+    test = mutant.test.rpartition("::")[2]
+    _say(f"killed by {test:<80} {mutant.name}" if killed else f"SURVIVED  {test:<80} {mutant.name}")
+    if not killed and status != 0:
+        _say(output)
+    return not killed
+
+
+def copy(mutant: Mutant, folder: Path) -> None:
+    """Make the mutant in a folder."""
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    for edit in mutant.edits:
+        path = folder / edit.file
+        before = path.read_text()
+        assert before.count(edit.old) == 1, (
+            f"{mutant.name}: {edit.file} has this {before.count(edit.old)} times: {edit.old}"
+        )
+        path.write_text(before.replace(edit.old, edit.new))
+
+
+async def _pytest(folder: Path, tests: Sequence[str]) -> tuple[int, str]:
+    arguments = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    process = await asyncio.create_subprocess_exec(
+        *arguments, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder / "src")},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

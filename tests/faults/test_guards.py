@@ -1,0 +1,140 @@
+"""Guards that no other test would miss, each at the moment it is for; `mutants` takes them away one by one."""
+
+import asyncio
+import uuid
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.auth.actors import Actor
+from opsplane.db import sqlstate
+from opsplane.runbooks import locks
+from opsplane.runbooks.scopes import Scope
+from opsplane.runbooks.service import Plane
+from opsplane.runs import items, leases, lifecycle, sweeper
+from opsplane.runs.leases import Lease, LeaseLost
+from opsplane.runs.models import OperationRun, OperationRunItem
+from opsplane.tenants.models import Tenant
+from tests import support
+
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+@pytest.fixture
+async def run_id(plane: Plane, operator: Actor, tenants: list[Tenant]) -> uuid.UUID:
+    """A run whose tenants wait to be claimed."""
+    run = (await support.start(plane, operator, "test.effects.plain")).run
+    async with plane.db.transaction() as tx:
+        await lifecycle.begin(tx.session, run.id)
+    return run.id
+
+
+async def claimed(session: AsyncSession, run_id: uuid.UUID, lease_s: float = 20) -> Lease:
+    lease = await leases.claim(session, run_id, uuid.uuid4(), lease_s=lease_s)
+    assert lease is not None
+    return lease
+
+
+async def stored(session: AsyncSession, lease: Lease) -> Lease:
+    return await leases.store(session, lease, cursor=None, updated=1, errors=0, passes=1, lease_s=20)
+
+
+async def test_an_item_that_has_ended_lets_nobody_through_the_fence(plane: Plane, run_id: uuid.UUID) -> None:
+    async with plane.db.transaction() as tx:
+        lease = await claimed(tx.session, run_id)
+        await leases.finish(tx.session, lease)
+        with pytest.raises(LeaseLost):
+            await leases.fence(tx.session, lease)
+
+
+async def test_nobody_takes_a_tenant_in_the_middle_of_its_chunk(plane: Plane, run_id: uuid.UUID) -> None:
+    async with plane.db.transaction() as tx:
+        lease = await claimed(tx.session, run_id, lease_s=0)
+    async with plane.db.transaction() as chunk:
+        await leases.fence(chunk.session, lease)
+        async with plane.db.transaction() as sweep:
+            assert await items.free_expired(sweep.session) == []
+    async with plane.db.transaction() as sweep:
+        assert await items.free_expired(sweep.session) == [run_id]
+
+
+@pytest.mark.parametrize("status", ["queued", "pausing", "paused", "cancelling"])
+async def test_a_run_that_is_not_running_hands_out_no_tenant(plane: Plane, run_id: uuid.UUID, status: str) -> None:
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(update(OperationRun).values(status=status))
+        assert await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20) is None
+
+
+async def test_progress_forgives_what_went_wrong_before(plane: Plane, run_id: uuid.UUID) -> None:
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(update(OperationRunItem).values(attempts=2, lost_count=2))
+        after = await stored(tx.session, await claimed(tx.session, run_id))
+        kept = await tx.session.execute(
+            text("SELECT attempts, lost_count FROM operation_run_items WHERE item_key = :key"), {"key": after.item_key}
+        )
+    assert tuple(kept.one()) == (after.attempts, after.losses) == (1, 0)
+
+
+async def test_no_clock_of_a_worker_says_how_long_a_lease_lasts(plane: Plane, run_id: uuid.UUID) -> None:
+    sent: list[Any] = []
+
+    def listen(*given: Any) -> None:
+        sent.extend(given[3])
+
+    event.listen(plane.db.engine.sync_engine, "before_cursor_execute", listen)
+    async with plane.db.transaction() as tx:
+        lease = await stored(tx.session, await claimed(tx.session, run_id))
+        await leases.retry_later(tx.session, lease, "gave_up", "not yet")
+        await items.free_expired(tx.session)
+    event.remove(plane.db.engine.sync_engine, "before_cursor_execute", listen)
+    assert lease.item_key in sent
+    assert not [value for value in sent if isinstance(value, datetime)]
+
+
+async def test_a_start_waits_for_another_on_an_overlapping_scope_only(plane: Plane, tenants: list[Tenant]) -> None:
+    async with plane.db.reading() as session:
+        every, acme, globex = [await Scope.resolve(session, name) for name in (None, "acme", "globex")]
+    for first, second, waits in [(every, acme, True), (acme, every, True), (acme, acme, True), (acme, globex, False)]:
+        async with plane.db.transaction() as one, plane.db.transaction() as two:
+            await locks.take(one.session, first, "group")
+            assert await _waits(two.session, second) is waits, (first.label, second.label)
+
+
+async def _waits(session: AsyncSession, scope: Scope) -> bool:
+    await session.execute(text("SET LOCAL lock_timeout = '300ms'"))
+    try:
+        async with session.begin_nested():
+            await locks.take(session, scope, "group")
+    except DBAPIError as error:
+        if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            raise
+        return True
+    return False
+
+
+async def test_a_scope_lock_refuses_a_snapshot_older_than_itself(plane: Plane, tenants: list[Tenant]) -> None:
+    async with plane.db.reading() as session:
+        scope = await Scope.resolve(session, None)
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        with pytest.raises(AssertionError, match="repeatable read"):
+            await locks.take(tx.session, scope, "group")
+
+
+async def test_two_sweepers_do_not_take_the_same_step_at_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, most = 0, 0
+
+    async def step(*_given: object) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.05)
+        inside -= 1
+
+    monkeypatch.setattr(sweeper, "STEPS", (step,))
+    await asyncio.gather(*(sweeper.sweep(plane.db, plane.queue, plane.settings) for _ in range(4)))
+    assert most == 1
