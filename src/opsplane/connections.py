@@ -38,6 +38,7 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     def __init__(self, protocol: object, transport: asyncio.Transport, *rest: object) -> None:
         super().__init__(protocol, transport, *rest)
         self.new = True
+        self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         _keep_alive(transport.get_extra_info("socket"))
         self.expect_answer(CONNECT_S)
@@ -50,23 +51,36 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
 
     def expect_answer(self, within_s: float | None) -> None:
         """Something was asked; an earlier question's time no longer counts."""
-        self.answered()
-        if within_s is not None:
-            self._alarm = asyncio.get_running_loop().call_later(within_s, self._give_up, within_s)
+        if within_s is None:
+            self._deadline = None
+            return
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.time() + within_s
+        if self._alarm is None or self._alarm.when() > self._deadline:
+            self._set_alarm(loop, self._deadline)
 
     def answered(self) -> None:
         """Nothing is awaited from the server."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self._deadline = None  # the alarm will find nothing to do: statements are many, and alarms cost more
 
     def end(self, within_s: float) -> None:
         """A graceful end is under way; it may take so long."""
         self.answered()
-        self._alarm = asyncio.get_running_loop().call_later(within_s, self.terminate)
+        asyncio.get_running_loop().call_later(within_s, self.terminate)
 
-    def _give_up(self, after_s: float) -> None:
-        log.warning("database_silent", after_s=after_s)
+    def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = loop.call_at(at, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._alarm = None
+        if self._deadline is None:
+            return
+        if loop.time() < self._deadline:
+            self._set_alarm(loop, self._deadline)
+            return
+        log.warning("database_silent")
         self.terminate()
 
 
