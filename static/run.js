@@ -1,6 +1,7 @@
 // One run: live by a stream while it goes on, by polling when the stream is stale; only what changed is touched.
+// And what operators ask of it: to pause, resume, cancel, and to try again what failed.
 
-import { $, $$, announce, ask, badge, connection, found, lost, number, patch, showBadge, showTime } from "./shell.js";
+import { $, $$, announce, ask, badge, busy, complain, connection, found, guard, here as pathOf, lost, number, once, patch, plural, showBadge, showProblem, showTime, toast, used } from "./shell.js";
 
 const STALE_MS = 22_000; // two of the server's ticks, and a little
 const POLL_MS = 5000;
@@ -10,40 +11,63 @@ const completed = () => detail.dataset.status === "completed";
 
 // ---- What a snapshot changes
 
-let told = { status: detail.dataset.status, quarter: 0 };
+let run = JSON.parse($("#json").textContent);
+let told = { status: run.status, quarter: 0 };
 
-function showRun(run) {
+function showRun(snapshot) {
+  run = snapshot;
   patch(detail, run);
   showBadge($('[data-badge-slot="status"]'), "status", run.stalled ? "stalled" : run.status);
   showBadge($('[data-badge-slot="outcome"]'), "outcome", run.outcome);
   $('[data-badge-slot="outcome"]').hidden = run.status !== "completed";
-  $("#next-step").className = run.stalled ? "callout red" : "muted";
-  const bar = $("#bar");
-  bar.value = run.progress.fraction;
-  if (run.status === "completed") bar.className = $("[data-badge-slot=outcome] .badge").classList[1];
+  const slot = run.status === "completed" ? "outcome" : "status";
+  $("#bar").value = run.progress.fraction;
+  $("#bar").className = $(`[data-badge-slot=${slot}] .badge`).classList[1];
+  showNextStep();
   document.title = `${run.type_label} – ${(run.status === "completed" ? run.outcome : run.status).replaceAll("_", " ")} · opsplane`;
-  showFailures(run);
-  showTimeline(run);
-  tell(run);
+  showFailures();
+  showTimeline();
+  tell();
   detail.dataset.status = run.status;
+  showControl();
   if (!$("details").open) $("#json").textContent = JSON.stringify(run, null, 2);
 }
 
+/** What happens next; where nothing does until somebody acts, loudly. Below it, who asked for what is going on. */
+function showNextStep() {
+  const loud = run.stalled ? "stalled" : run.status === "paused" && "paused";
+  const look = loud && badge("status", loud);
+  $("#next-step").className = look ? `callout ${look.classList[1]}` : "muted";
+  $("#next-step [data-icon]").replaceChildren(...(look ? [$("svg", look)] : []));
+  const { asked } = run;
+  $("#asked").hidden = !asked || asked.what === "resume" || run.status === "completed";
+  if ($("#asked").hidden || $("#asked time")?.dateTime === asked.at) return;
+  const who = Object.assign(document.createElement("span"), { className: "break", textContent: `${badge("step", asked.what).textContent} by ${asked.by}` });
+  $("#asked").replaceChildren(who, ", ", timeOf(asked.at));
+}
+
 /** Screen readers hear of quarters and changes of state, and of nothing else. */
-function tell(run) {
+function tell() {
   const quarter = Math.floor(run.progress.fraction * 4);
-  if (run.status !== told.status) announce(run.status === "completed" ? `Completed: ${run.outcome.replaceAll("_", " ")}` : `Now ${run.status}`);
+  const by = run.asked && run.status !== "queued" ? `, asked by ${run.asked.by}` : "";
+  if (run.status !== told.status) announce(run.status === "completed" ? `Completed: ${run.outcome.replaceAll("_", " ")}` : `Now ${run.status}${by}`);
   else if (quarter > told.quarter && run.status === "running") announce(`${quarter * 25} percent`);
   told = { status: run.status, quarter };
 }
 
 function fill(template, values) {
   const row = $(`#${template}`).content.firstElementChild.cloneNode(true);
-  for (const [field, value] of Object.entries(values)) $(`[data-field="${field}"]`, row).replaceChildren(...[value].filter(Boolean));
+  for (const [field, value] of Object.entries(values)) $(`[data-field="${field}"]`, row).replaceChildren(...[value].flat().filter(Boolean));
   return row;
 }
 
-function showFailures(run) {
+function timeOf(iso) {
+  const time = document.createElement("time");
+  showTime(time, iso);
+  return time;
+}
+
+function showFailures() {
   const body = $("#failures tbody");
   const known = new Set($$("tr", body).map((row) => row.dataset.failure));
   for (const failure of run.failures) {
@@ -59,25 +83,171 @@ function showFailures(run) {
   $("#more-failures a").textContent = `All ${number(failed)} failed tenants`;
 }
 
-function showTimeline(run) {
-  const list = $(".timeline");
-  $("[data-stalled]", list).hidden = !run.stalled;
-  const steps = [["started_at", "status", "running", "Started"], ["completed_at", "outcome", run.outcome]];
-  steps.forEach(([field, kind, value, words]) => {
-    if (!run[field] || $$("time", list).some((time) => +new Date(time.dateTime) === +new Date(run[field]))) return;
-    const look = badge(kind, value);
-    const at = document.createElement("time");
-    showTime(at, run[field]);
-    const name = Object.assign(document.createElement("strong"), { textContent: words ?? look.textContent });
-    const when = Object.assign(document.createElement("span"), { className: "small muted" });
-    when.append(at);
-    const about = document.createElement("div");
-    about.append(name, document.createElement("br"), when);
-    const entry = document.createElement("li");
-    entry.className = look.classList[1];
-    entry.append($("svg", look), about);
-    list.lastElementChild.before(entry);
+function showTimeline() {
+  $(".timeline [data-stalled]").hidden = !run.stalled;
+  showStep("step", "started", run.started_at);
+  showStep("step", run.asked?.what, run.asked?.at, run.asked?.by);
+  showStep("step", "paused", run.paused_at);
+  showStep("outcome", run.outcome, run.completed_at);
+}
+
+/** Puts what happened in its place in time, once. */
+function showStep(kind, value, at, by) {
+  const when = Date.parse(at);
+  const steps = $$(".timeline [data-step]").map((entry) => [entry, Date.parse($("time", entry).dateTime)]);
+  if (!at || steps.some(([entry, then]) => entry.dataset.step === value && then === when)) return;
+  const look = badge(kind, value);
+  const entry = fill("step", { label: look.textContent, by: by && `by ${by}`, at: timeOf(at) });
+  entry.className = look.classList[1];
+  entry.dataset.step = value;
+  entry.prepend($("svg", look));
+  const [next] = steps.find(([, then]) => then > when) ?? [$(".timeline [data-stalled]")];
+  next.before(entry);
+}
+
+// ---- What is asked of the run: what its status allows is shown, and the server has the last word
+
+const RIPE_MS = 500; // nobody meant a button that has only just come up under the pointer
+const SUCCESSOR = { pause: "resume", resume: "pause" };
+const asking = Object.fromEntries($$("[data-ask]").map((button) => [button.dataset.ask, button]));
+const refusal = $("#refusal");
+let snapshots = 0;
+
+const failedTenants = () => plural(run.summary_counts.failed ?? 0, "failed tenant");
+
+function showControl() {
+  const focused = document.activeElement;
+  for (const [what, button] of Object.entries(asking)) {
+    const hidden = !run.can[what.replace("-", "_")];
+    if (button.hidden && !hidden) button.since = performance.now();
+    button.hidden = hidden;
+  }
+  if (asking["retry-failed"]) $("span", asking["retry-failed"]).textContent = `Retry ${failedTenants()}…`;
+  if (focused?.hidden) (visible(SUCCESSOR[focused.dataset.ask]) ?? $("h1")).focus();
+  if ($("#cancel")?.open) describeCancel();
+}
+
+const visible = (what) => (asking[what]?.hidden === false ? asking[what] : null);
+
+/** Shows what the server answered, unless the stream has spoken since: it knows as much, or will in a moment. */
+async function showAnswer(asked) {
+  const before = snapshots;
+  const answer = await asked;
+  const live = stream?.readyState === EventSource.OPEN;
+  if (live && snapshots === before) showRun(answer);
+  if (!live || completed()) await poll();
+}
+
+async function send(what) {
+  refusal.replaceChildren();
+  await showAnswer(ask(`${path}/${what}`, { method: "POST", body: {} }));
+  used();
+}
+
+/** Somebody was faster, or something is in the way: says so, and shows how the run stands now. */
+async function refused(place, problem) {
+  if (problem.code === "idempotency_key_reused") {
+    problem.message = "Your first attempt got through, with the words it had then.";
+    problem.link = { href: `/system/ops/runs?runbook=${encodeURIComponent(run.type)}`, text: "See the runs" };
+  }
+  showProblem(place, problem);
+  if (problem.code === "invalid_transition") await showAnswer(ask(path, { background: true })).catch(failed);
+}
+
+const AT_ONCE = {
+  pause: ["Pausing…", "Asked to pause", "Workers end their chunk first."],
+  resume: ["Resuming…", "Resumed", "Workers go on with it within seconds."],
+};
+
+function askAtOnce(what) {
+  const [words, title, text] = AT_ONCE[what];
+  if (busy(asking[what])) return;
+  once(asking[what], words, () => send(what)).then(() => toast(title, text), (problem) => refused(refusal, problem));
+}
+
+for (const [what, button] of Object.entries(asking)) {
+  const act = { cancel: openCancel, "retry-failed": openRetry }[what] ?? (() => askAtOnce(what));
+  button.addEventListener("click", () => button.since > performance.now() - RIPE_MS || act());
+}
+
+/** A dialog whose button does something once, and then tells of it; what is refused is said within it. */
+function dialogOf(dialog, { isTyped = () => false, isComplete = () => true, words, act, tell: say }) {
+  const go = $("[type=submit]", dialog);
+  const problems = $("[data-problem]", dialog);
+  guard(dialog, isTyped);
+  $("form", dialog).addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (busy(go) || go.ariaDisabled === "true" || !isComplete()) return;
+    problems.replaceChildren();
+    once(go, words, act).then(say, (problem) => refused(dialog.open ? problems : refusal, problem));
   });
+  // The button that opened it may be gone by now; then the focus has stayed behind.
+  dialog.addEventListener("close", () => dialog.contains(document.activeElement) && $("h1").focus());
+  return dialog;
+}
+
+const KEEP = { queued: "Keep it queued", running: "Keep it running", pausing: "Let it pause", paused: "Keep it paused" };
+const cancelling = $("#cancel") && dialogOf($("#cancel"), { words: "Cancelling…", act: () => send("cancel"), tell: cancelled });
+
+function openCancel() {
+  $("[data-problem]", cancelling).replaceChildren();
+  describeCancel();
+  cancelling.showModal();
+}
+
+/** How far it is, as it goes on; if it has ended or somebody was faster, there is nothing to confirm. */
+function describeCancel() {
+  const { total = 0, processed = 0 } = run.summary_counts;
+  const rest = plural(total - processed, "tenant");
+  let left = total ? `What is repaired stays repaired; ${rest} ${rest === "1 tenant" ? "is" : "are"} left alone.` : "Nothing is changed.";
+  if (!run.can.cancel) left = completed() ? "It has ended: there is nothing left to cancel." : `${run.asked?.by} has asked for it already.`;
+  $("#cancel-far").textContent = `So far: ${run.progress.said.replace(/^W/, "w")}.`;
+  $("#cancel-left").textContent = left;
+  $("[type=submit]", cancelling).ariaDisabled = String(!run.can.cancel);
+  $("[data-cancel]", cancelling).textContent = run.can.cancel ? KEEP[run.status] : "Close";
+}
+
+function cancelled() {
+  cancelling.close();
+  if (completed()) toast("Cancelled", "What is repaired stays repaired.");
+  else toast("Asked to cancel", "Workers end their chunk first. What is repaired stays repaired.");
+}
+
+const retrying = $("#retry") && dialogOf($("#retry"), { words: "Starting…", isTyped: () => reason.value !== reason.before, isComplete: hasReason, act: retry, tell: retried });
+const reason = $("#retry [name=text]");
+const kept = `opsplane-reason-${run.id}`; // what was typed outlives a session that has ended
+let attempt; // of an opened dialog: a second click is the same start
+
+function openRetry() {
+  for (const place of $$("[data-failed]", retrying)) place.textContent = failedTenants();
+  $("[type=submit]", retrying).textContent = `Retry ${failedTenants()}`;
+  $("[data-problem]", retrying).replaceChildren();
+  $("form", retrying).reset();
+  reason.value = reason.before = sessionStorage.getItem(kept) ?? reason.value;
+  complain(reason, "");
+  attempt = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
+  retrying.showModal();
+}
+
+function hasReason() {
+  const silent = reason.required && !reason.value.trim();
+  complain(reason, silent ? "Say why; it is on record with the run." : "");
+  if (silent) reason.focus();
+  return !silent;
+}
+
+function retry() {
+  const text = reason.value.trim();
+  sessionStorage.setItem(kept, text);
+  const body = text ? { reason: { code: reason.form.code.value, text } } : {};
+  return ask(`${path}/retry-failed`, { method: "POST", body, headers: { "Idempotency-Key": attempt } });
+}
+
+function retried(next) {
+  used();
+  sessionStorage.removeItem(kept);
+  retrying.close();
+  toast("Run queued", `${run.type_label} on ${failedTenants()}`, { href: pathOf(next.view_url), text: "View run" }).focus();
 }
 
 // ---- The grid of tenants: one path a state, however many tenants there are
@@ -177,19 +347,19 @@ async function showItems() {
 }
 
 function trouble(item) {
-  if (item.failure_code) return `${item.failure_code}: ${item.failure_message}`;
-  return item.attempts && item.state === "pending" ? `Failed ${item.attempts} times, to be tried again` : "";
+  const why = item.failure_code && `${item.failure_code}: ${item.failure_message}`;
+  if (!item.retry_at) return [why];
+  const times = item.attempts === 1 ? "once" : `${item.attempts} times`;
+  return [why && `${why}. `, `Failed ${times}, to be tried again at `, timeOf(item.retry_at)];
 }
 
 function itemRow(item) {
-  const ended = item.finished_at ? document.createElement("time") : "";
-  if (ended) showTime(ended, item.finished_at);
   const row = fill("item-row", {
     who: item.tenant_external_id ?? "–",
     state: badge("item", item.state),
     updated: number(item.updated_count),
     failure: trouble(item),
-    ended,
+    ended: item.finished_at && timeOf(item.finished_at),
   });
   row.dataset.item = item.ordinal;
   return row;
@@ -222,7 +392,11 @@ function open() {
   close();
   lastHeard = performance.now();
   stream = new EventSource(`${path}/events`);
-  stream.addEventListener("run", (event) => (heard(), showRun(JSON.parse(event.data))));
+  stream.addEventListener("run", (event) => {
+    heard();
+    snapshots += 1;
+    showRun(JSON.parse(event.data));
+  });
   stream.addEventListener("figures", (event) => {
     heard();
     showFigures(JSON.parse(event.data));

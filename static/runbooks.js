@@ -1,6 +1,6 @@
 // A runbook's card: scope, preflight, dialog, start. Whatever changes the scope takes the preflight back.
 
-import { $, $$, announce, ask, here, keepAsking, number, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
+import { $, $$, announce, ask, busy, complain, guard, here, keepAsking, number, once, plural, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
 
 const TYPING_MS = 150;
 const dialog = $("#run");
@@ -9,7 +9,6 @@ const go = $("[type=submit]", dialog);
 const problems = $("[data-problem]", dialog);
 
 const refused = (button) => button.getAttribute("aria-disabled") === "true";
-const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 class Card {
   constructor(root) {
@@ -70,7 +69,7 @@ class Card {
     const why = $("[data-why]", this.root);
     const blocker = this.blocker;
     let reason = "";
-    if (blocker) reason = "Running now";
+    if (blocker) reason = blocker.status === "paused" ? "Locked by a paused run" : "Running now";
     else if (this.single && !this.tenant.chosen) reason = "Pick a tenant first";
     else if (!this.seen) reason = "Run a preflight first";
     else if (!this.seen.can_start) reason = "Nothing to do";
@@ -124,7 +123,7 @@ class Card {
   }
 
   open() {
-    if (refused(this.run) || busy()) return this.show();
+    if (refused(this.run) || busy(go)) return this.show();
     order.begin(this);
   }
 
@@ -154,7 +153,6 @@ const order = {
     Object.assign(this, { card, seen: card.seen, scope: card.scope, scopeName: card.scopeName, single: card.single });
     form.confirmation.value = "";
     form.text.value ||= sessionStorage.getItem("opsplane-reason") ?? "";
-    this.warned = false;
     this.describe();
     dialog.showModal();
     $(this.seen.confirmation_phrase ? "[name=confirmation]" : "[name=text]", form).focus();
@@ -173,8 +171,8 @@ const order = {
     $("[data-optional]", dialog).hidden = required;
     go.textContent = `Run on ${records}`;
     problems.replaceChildren();
-    complain("confirm", "");
-    complain("text", "");
+    complain(form.confirmation, "");
+    complain(form.text, "");
     this.key = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // a second click is the same start
   },
 
@@ -183,8 +181,8 @@ const order = {
     const { confirmation_phrase: phrase, reason_required: required } = this.seen;
     const wrong = phrase !== null && form.confirmation.value !== phrase;
     const silent = required && !form.text.value.trim();
-    complain("confirm", wrong ? `Type ${phrase}, exactly as it is written.` : "");
-    complain("text", silent ? "Say why; it is on record with the run." : "");
+    complain(form.confirmation, wrong ? `Type ${phrase}, exactly as it is written.` : "");
+    complain(form.text, silent ? "Say why; it is on record with the run." : "");
     if (wrong) form.confirmation.focus();
     else if (silent) form.text.focus();
     return !wrong && !silent;
@@ -240,13 +238,6 @@ const order = {
     }
   },
 };
-
-function complain(field, text) {
-  const place = $(`#${field}-error`);
-  place.textContent = text;
-  place.hidden = !text;
-  form[field === "confirm" ? "confirmation" : "text"].setAttribute("aria-invalid", text !== "");
-}
 
 /** The APG's editable combobox with a list; it asks the server, 150 ms after the last key. */
 class Picker {
@@ -361,35 +352,12 @@ class Picker {
   }
 }
 
-const busy = () => go.ariaBusy === "true";
-
-form.addEventListener("submit", async (event) => {
+form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (busy() || !order.complete()) return;
-  const words = go.textContent;
-  go.ariaBusy = "true";
-  go.textContent = "Starting…";
-  try {
-    const run = await order.send();
-    go.ariaBusy = null;
-    order.started(run);
-  } catch (problem) {
-    go.ariaBusy = null;
-    go.textContent = words;
-    await order.refused(problem);
-  }
+  if (busy(go) || !order.complete()) return;
+  once(go, "Starting…", () => order.send()).then((run) => order.started(run), (problem) => order.refused(problem));
 });
-
-form.addEventListener("input", () => (order.warned = false));
-$("[data-cancel]", dialog).addEventListener("click", () => busy() || dialog.close());
-// Esc closes over what was typed only when asked twice, and never over a start that is on its way.
-dialog.addEventListener("cancel", (event) => {
-  if (!busy() && (order.warned || !(form.text.value || form.confirmation.value))) return;
-  event.preventDefault();
-  if (busy()) return;
-  order.warned = true;
-  showProblem(problems, { message: "Press Esc once more to close." });
-});
+guard(dialog, () => form.text.value || form.confirmation.value);
 
 const cards = $$(".runbook").map((root) => new Card(root));
 

@@ -75,6 +75,49 @@ export function toast(title, text, link) {
   return anchor;
 }
 
+/** Says below a field what is wrong with it, or takes that back. */
+export function complain(field, text) {
+  const place = $(`#${field.getAttribute("aria-describedby")}`);
+  place.textContent = text;
+  place.hidden = !text;
+  field.setAttribute("aria-invalid", text !== "");
+}
+
+// ---- What is asked of the server by a button, or by a dialog that tells first what will happen
+
+export const busy = (button) => button.ariaBusy === "true";
+
+/** Does it once, however often the button is pressed, and says so on the button meanwhile. */
+export async function once(button, words, act) {
+  if (busy(button)) return;
+  const place = $("span", button) ?? button;
+  const before = place.textContent;
+  button.ariaBusy = "true";
+  place.textContent = words;
+  try {
+    return await act();
+  } finally {
+    button.ariaBusy = null;
+    place.textContent = before;
+  }
+}
+
+/** Closes by its own button and by Esc: over what was typed only when asked twice, and never over a request that is on its way. */
+export function guard(dialog, isTyped) {
+  const [form, go, problems] = ["form", "[type=submit]", "[data-problem]"].map((one) => $(one, dialog));
+  let warned = false;
+  form.addEventListener("input", () => (warned = false));
+  $("[data-cancel]", dialog).addEventListener("click", () => busy(go) || dialog.close());
+  dialog.addEventListener("cancel", (event) => {
+    if (!busy(go) && (warned || !isTyped())) return;
+    event.preventDefault();
+    if (busy(go)) return;
+    warned = true;
+    showProblem(problems, { message: "Press Esc once more to close." });
+  });
+  dialog.addEventListener("close", () => (warned = false));
+}
+
 /** How fresh the page is. Live: by itself. Polling: asked just now. Reconnecting, stale: not since it says. */
 export function connection(state, retry) {
   const pill = $("#pill");
@@ -136,6 +179,8 @@ function unwarn(about) {
 
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 export const number = (value) => (value == null ? "–" : grouped.format(value));
+
+export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 export function duration(ms) {
   if (ms == null) return "–";

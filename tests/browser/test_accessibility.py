@@ -14,12 +14,15 @@ from sqlalchemy import text
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.roles import Role
+from opsplane.runbooks import control
 from opsplane.runbooks.service import Plane
 from opsplane.runs import lifecycle, types
+from opsplane.runs.control import Ask
 from opsplane.runs.models import OperationRunFailure
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.browser.stage import AUDIT, EVERYTHING, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card, look_again
+from tests.browser.test_control import TRANSIENT, begun, button, retry_dialog
 from tests.browser.test_journeys import dialog_of, log_in, preflight
 from tests.browser.test_people import NOBODY
 from tests.integration.test_admin import SYNC, add_run
@@ -267,6 +270,82 @@ async def run_failed(w: World) -> Page:
     path = await w.run(FAILS, tenant="globex")
     page = await w.open(path)
     await expect(page.locator("[data-badge-slot=outcome]")).to_have_text("Failed")
+    return page
+
+
+@state
+async def run_pausing(w: World) -> Page:
+    run = await begun(w.plane, w.shell, held=True)
+    page = await w.open(f"{RUNS}/{run}")
+    await button(page, "Pause").click()
+    await expect(page.locator("#toasts")).to_contain_text("Asked to pause")
+    await expect(button(page, "Resume")).to_be_visible()
+    return page
+
+
+@state
+async def run_paused(w: World) -> Page:
+    run = await begun(w.plane, w.shell)
+    await control.ask(w.plane, run, Ask.PAUSE, by=w.shell)
+    return await w.open(f"{RUNS}/{run}")
+
+
+@state
+async def run_with_the_dialog_that_cancels(w: World) -> Page:
+    page = await w.open(f"{RUNS}/{await begun(w.plane, w.shell)}")
+    await button(page, "Cancel…").click()
+    return page
+
+
+@state
+async def run_with_the_dialog_of_a_run_cancelled_by_somebody_else(w: World) -> Page:
+    run = await begun(w.plane, w.shell, held=True)
+    page = await w.open(f"{RUNS}/{run}")
+    await button(page, "Cancel…").click()
+    await control.ask(w.plane, run, Ask.CANCEL, by=w.shell)
+    await expect(button(page.get_by_role("dialog"), "Close")).to_be_visible()
+    return page
+
+
+@state
+async def run_cancelled(w: World) -> Page:
+    run = await begun(w.plane, w.shell)
+    await control.ask(w.plane, run, Ask.CANCEL, by=w.shell)
+    return await w.open(f"{RUNS}/{run}")
+
+
+@state
+async def run_with_a_tenant_that_waits_for_another_try(w: World) -> Page:
+    return await w.open(await w.run(TRANSIENT))
+
+
+@state
+async def run_with_the_dialog_that_retries_and_an_error(w: World) -> Page:
+    page = await w.in_emergency(await w.run(FAILS))
+    dialog = await retry_dialog(page)
+    await button(dialog, "Retry 1 failed tenant").click()
+    await expect(dialog).to_contain_text("Say why")
+    return page
+
+
+@state
+async def run_with_a_refused_retry(w: World) -> Page:
+    page = await w.open(await w.run(FAILS))
+    await w.run(FAILS, drained=False)
+    w.stage.announce("409 POST")
+    dialog = await retry_dialog(page)
+    await button(dialog, "Retry 1 failed tenant").click()
+    await expect(dialog.get_by_role("link", name="View run")).to_be_visible()
+    return page
+
+
+@state
+async def run_that_is_a_retry(w: World) -> Page:
+    page = await w.open(await w.run(FAILS))
+    dialog = await retry_dialog(page)
+    await button(dialog, "Retry 1 failed tenant").click()
+    await page.get_by_role("link", name="View run", exact=True).click()
+    await expect(page.locator("main")).to_contain_text("Retry of")
     return page
 
 

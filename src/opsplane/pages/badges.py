@@ -37,6 +37,14 @@ CATALOGUE: dict[str, dict[str, Badge]] = {
         "skipped": Badge("Nothing to repair", "gray", "forward"),
         "cancelled": Badge("Cancelled", "gray", "no-symbol"),
     },
+    "step": {
+        "queued": Badge("Queued", "gray", "clock"),
+        "started": Badge("Started", "blue", "play-circle"),
+        "pause": Badge("Pause asked", "amber", "pause-circle"),
+        "paused": Badge("Paused", "amber", "pause-circle"),
+        "resume": Badge("Resumed", "blue", "play-circle"),
+        "cancel": Badge("Cancel asked", "amber", "stop-circle"),
+    },
     "severity": {
         "critical": Badge("Critical", "red", "fire"),
         "high": Badge("High", "red", "exclamation-circle"),

@@ -12,13 +12,14 @@ from opsplane.api.deps import ThePlane
 from opsplane.api.queries import AuditQuery, ItemQuery, RunQuery
 from opsplane.api.rights import CanViewAudit, CanViewRunbooks, CanViewRuns
 from opsplane.auth.capabilities import Capability
-from opsplane.pages import drawing, planes
+from opsplane.pages import drawing, planes, timeline
 from opsplane.pages.login import login
-from opsplane.pages.shell import SystemShell, system_shell
+from opsplane.pages.shell import Shell, SystemShell, system_shell
 from opsplane.runbooks import registry
 from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
 from opsplane.runbooks.service import Source
 from opsplane.runs.states import Outcome, Status
+from opsplane.runs.views import RunOut
 
 pages = APIRouter()
 
@@ -71,7 +72,13 @@ async def run(
         next_cursor=items.next_cursor,
         query=query,
         shapes=drawing.SHAPES,
+        steps=timeline.of(shown),
         may_view_audit=shell.may(Capability.AUDIT_VIEW),
+        may_control=shell.may(Capability.RUNBOOKS_RUN),
+        may_retry=_may_retry(shell, shown),
+        reasons=list(ReasonCode),
+        max_reason=MAX_TEXT,
+        in_emergency=who.break_glass,
     )
 
 
@@ -82,6 +89,11 @@ async def record(
     """What happened, newest first."""
     found = await audit.list_events(who, plane, query)
     return shell.page("system/audit.html", events=found.items, next_cursor=found.next_cursor, query=query)
+
+
+def _may_retry(shell: Shell, run: RunOut) -> bool:
+    """Whether the person may start the run's runbook; one that is gone can be started by nobody."""
+    return registry.known(run.type) and shell.may(Capability.RUNBOOKS_RUN, registry.find(run.type).capability)
 
 
 def build() -> FastAPI:
