@@ -7,8 +7,8 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -48,6 +48,7 @@ class World:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._capturing = structlog.testing.capture_logs()  # to draw every traceback would take most of the time
         self._logged = self._capturing.__enter__()
+        self.stack = AsyncExitStack()
         self.plane = self.do(self._opened())
         return self
 
@@ -69,6 +70,10 @@ class World:
     def events(self) -> set[str]:
         """What was logged since the world was emptied."""
         return {entry["event"] for entry in self._logged}
+
+    def defects(self) -> list[Any]:
+        """What no door expected."""
+        return [entry["exc_info"] for entry in self._logged if entry["event"] == "unexpected_error"]
 
     def empty(self) -> None:
         """Forget every run; the tenants stay."""
@@ -98,12 +103,13 @@ class World:
         await self.plane.queue.redis.flushdb()
 
     async def _closed(self) -> None:
+        await self.stack.aclose()
         await self._eye.close()
         await self.plane.queue.close()
         await self.plane.db.close()
 
 
-def campaign(world: World, machine: Callable[[World], RuleBasedStateMachine], *, examples: int) -> None:
+def campaign(world: World, name: str, machine: Callable[[], RuleBasedStateMachine], *, examples: int) -> None:
     """Run a machine: the same few examples each time, or with MACHINE_STEPS as many others as that takes."""
     pace = hypothesis.settings(
         max_examples=-(-STEPS // LENGTH) or examples,
@@ -112,8 +118,9 @@ def campaign(world: World, machine: Callable[[World], RuleBasedStateMachine], *,
         database=None,
         deadline=None,
         print_blob=True,
+       
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    factory: Any = partial(machine, world)
+    factory: Any = machine
     run_state_machine_as_test(factory, settings=pace)
-    sys.stdout.write(f"\n{machine.__name__}: {world.steps} steps\n")
+    sys.stdout.write(f"\n{name}: {world.steps} steps\n")
