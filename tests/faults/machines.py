@@ -43,6 +43,7 @@ class World:
 
     settings: Settings
     steps: int = 0
+    examples: int = 0
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
@@ -77,6 +78,7 @@ class World:
 
     def empty(self) -> None:
         """Forget every run; the tenants stay."""
+        self.examples += 1
         self._logged.clear()
         self.do(self._emptied())
 
@@ -118,9 +120,10 @@ def campaign(world: World, name: str, machine: Callable[[], RuleBasedStateMachin
         database=None,
         deadline=None,
         print_blob=True,
-       
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     factory: Any = machine
-    run_state_machine_as_test(factory, settings=pace)
-    sys.stdout.write(f"\n{name}: {world.steps} steps\n")
+    try:
+        run_state_machine_as_test(factory, settings=pace)
+    finally:
+        sys.stdout.write(f"\n{name}: {world.steps} steps in {world.examples} examples\n")
