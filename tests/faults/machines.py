@@ -7,8 +7,8 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -43,11 +43,13 @@ class World:
 
     settings: Settings
     steps: int = 0
+    examples: int = 0
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._capturing = structlog.testing.capture_logs()  # to draw every traceback would take most of the time
         self._logged = self._capturing.__enter__()
+        self.stack = AsyncExitStack()
         self.plane = self.do(self._opened())
         return self
 
@@ -70,8 +72,13 @@ class World:
         """What was logged since the world was emptied."""
         return {entry["event"] for entry in self._logged}
 
+    def defects(self) -> list[Any]:
+        """What no door expected."""
+        return [entry["exc_info"] for entry in self._logged if entry["event"] == "unexpected_error"]
+
     def empty(self) -> None:
         """Forget every run; the tenants stay."""
+        self.examples += 1
         self._logged.clear()
         self.do(self._emptied())
 
@@ -98,12 +105,13 @@ class World:
         await self.plane.queue.redis.flushdb()
 
     async def _closed(self) -> None:
+        await self.stack.aclose()
         await self._eye.close()
         await self.plane.queue.close()
         await self.plane.db.close()
 
 
-def campaign(world: World, machine: Callable[[World], RuleBasedStateMachine], *, examples: int) -> None:
+def campaign(world: World, name: str, machine: Callable[[], RuleBasedStateMachine], *, examples: int) -> None:
     """Run a machine: the same few examples each time, or with MACHINE_STEPS as many others as that takes."""
     pace = hypothesis.settings(
         max_examples=-(-STEPS // LENGTH) or examples,
@@ -114,6 +122,8 @@ def campaign(world: World, machine: Callable[[World], RuleBasedStateMachine], *,
         print_blob=True,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    factory: Any = partial(machine, world)
-    run_state_machine_as_test(factory, settings=pace)
-    sys.stdout.write(f"\n{machine.__name__}: {world.steps} steps\n")
+    factory: Any = machine
+    try:
+        run_state_machine_as_test(factory, settings=pace)
+    finally:
+        sys.stdout.write(f"\n{name}: {world.steps} steps in {world.examples} examples\n")

@@ -133,10 +133,10 @@ class Run:
             self.outcome = "succeeded"
 
 
-def holder(runs: list[Run], group: str, tenant: str | None) -> Run | None:
-    """The run that keeps others off this scope."""
-    for run in runs:
-        overlaps = run.tenant is None or tenant is None or run.tenant == tenant
-        if run.group == group and run.status != "completed" and overlaps:
-            return run
-    return None
+def holders(runs: list[Run], group: str, tenant: str | None) -> list[Run]:
+    """The runs that keep others off this scope."""
+    return [
+        run
+        for run in runs
+        if run.group == group and run.status != "completed" and (None in {run.tenant, tenant} or run.tenant == tenant)
+    ]

@@ -24,7 +24,7 @@ from opsplane.runs.states import InvalidTransition
 from tests import support
 from tests.faults import run_checks, work
 from tests.faults.machines import NAMES, World, campaign
-from tests.faults.run_model import MAX_ATTEMPTS, Item, Run, holder
+from tests.faults.run_model import MAX_ATTEMPTS, Item, Run, holders
 from tests.faults.work import Hand
 
 OPERATOR = Actor.shell("machine")
@@ -67,7 +67,7 @@ class RunMachine(RuleBasedStateMachine):
 
     @rule(group=groups, tenant=scopes)
     def start(self, group: str, tenant: str | None) -> None:
-        held = holder(self.runs, group, tenant)
+        held = holders(self.runs, group, tenant)
         with _refused(ScopeLocked if held else None):
             started = self.world.do(support.start(self.plane, OPERATOR, group, tenant=tenant))
             self._started(started, Run(started.run.id, group, tenant))
@@ -81,7 +81,7 @@ class RunMachine(RuleBasedStateMachine):
     @rule(which=recent, tenant=scopes)
     def start_from_a_look(self, which: int, tenant: str | None) -> None:
         look = _newest(self.looks, which)
-        held = holder(self.runs, look.group, tenant)
+        held = holders(self.runs, look.group, tenant)
         stale = look.used or look.tenant != tenant
         with _refused(ScopeLocked if held else PreflightStale if stale else None):
             started = self.world.do(
@@ -95,7 +95,7 @@ class RunMachine(RuleBasedStateMachine):
     def retry_failed(self, which: int) -> None:
         old = _newest(self._that_are("completed"), which)
         nothing = old.status != "completed" or not old.failed()
-        held = holder(self.runs, old.group, old.tenant)
+        held = holders(self.runs, old.group, old.tenant)
         with _refused(NothingFailed if nothing else ScopeLocked if held else None):
             started = self.world.do(control.retry_failed(self.plane, old.id, by=OPERATOR, source=Source.CLI))
             self._started(started, Run(started.run.id, old.group, old.tenant, retry_of=old))
@@ -353,4 +353,4 @@ def _newest(found: list[Any], which: int) -> Any:
 @pytest.mark.timeout(0)  # shrinking what it finds, or a campaign, takes long
 def test_runs_and_items_are_what_the_model_says_whatever_happens_in_whatever_order(settings: Settings) -> None:
     with World(settings) as world, run_checks.watching(world):
-        campaign(world, RunMachine, examples=10)
+        campaign(world, "runs and items", lambda: RunMachine(world), examples=10)

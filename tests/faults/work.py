@@ -85,6 +85,12 @@ async def open_chunk(plane: Plane, lease: Lease) -> Chunk:
         return Chunk(stack.pop_all(), tx)
 
 
+async def finish(plane: Plane, lease: Lease) -> None:
+    """End an item well."""
+    async with plane.db.transaction() as tx:
+        await leases.finish(tx.session, lease)
+
+
 async def fail(plane: Plane, lease: Lease) -> None:
     """End an item with a failure."""
     async with plane.db.transaction() as tx:
