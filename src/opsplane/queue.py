@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -18,7 +19,10 @@ log = structlog.get_logger()
 
 QUEUE = "opsplane:queue"
 DRAIN = "opsplane.drain.v1"  # fixed for ever: an older worker must know the name that a newer one sends
+LINE = "opsplane:line"
 JOBS_PER_WAKE = 4
+KEPT_FOR = timedelta(days=7)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIMEOUT_S = 0.4
 
 
@@ -33,14 +37,21 @@ class Queue:
     async def wake(self, run_id: uuid.UUID, *, jobs: int = JOBS_PER_WAKE, after_s: float = 0) -> bool:
         """Ring for a run, now or later; True if Redis took it."""
         try:
-            for _ in range(jobs):
+            for due in await self._due(jobs, after_s):
                 # A new id each time: arq silently drops an id that a killed worker still seems to hold.
                 job_id = f"drain:{run_id}:{uuid.uuid4().hex}"
-                await self.redis.enqueue_job(DRAIN, str(run_id), _job_id=job_id, _defer_by=after_s or None)
+                await self.redis.enqueue_job(DRAIN, str(run_id), _job_id=job_id, _defer_until=due, _expires=KEPT_FOR)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("wake_not_sent", run_id=str(run_id), error=repr(error))
             return False
         return True
+
+    async def _due(self, jobs: int, after_s: float) -> list[datetime]:
+        """When arq may hand them out: places in a line, for an hour between two clocks would be an hour's silence."""
+        if after_s:
+            return [datetime.now(UTC) + timedelta(seconds=after_s)] * jobs
+        last = int(await self.redis.incrby(LINE, jobs))
+        return [EPOCH + timedelta(milliseconds=place) for place in range(last - jobs + 1, last + 1)]
 
     async def is_up(self) -> bool:
         """Whether Redis answers."""
@@ -69,7 +80,6 @@ def connect(redis_url: str, *, timeout_s: float) -> ArqRedis:
         job_serializer=to_json,
         job_deserializer=json.loads,
         default_queue_name=QUEUE,
-        expires_extra_ms=7 * 24 * 3600 * 1000,
     )
 
 

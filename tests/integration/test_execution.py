@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import select, text
@@ -266,6 +267,15 @@ async def test_a_busy_plane_is_not_rung_again(plane: Plane, operator: Actor, ten
         await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=1)
     await sweeper.sweep(plane.db, plane.queue, plane.settings)
     assert await plane.queue.redis.zcard(QUEUE) == 1
+
+
+async def test_rings_are_heard_in_their_order_by_workers_whose_clocks_are_wrong(plane: Plane) -> None:
+    first, second = uuid.uuid4(), uuid.uuid4()
+    for run_id in (first, second, first):
+        await plane.queue.wake(run_id, jobs=2)
+    rung = await plane.queue.redis.zrange(QUEUE, 0, -1, withscores=True)
+    assert [uuid.UUID(job.decode().split(":")[1]) for job, _ in rung] == [first] * 2 + [second] * 2 + [first] * 2
+    assert max(due for _, due in rung) < datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1000
 
 
 async def test_a_run_that_waits_behind_a_healthy_queue_is_left_alone(

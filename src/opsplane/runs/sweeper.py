@@ -28,7 +28,7 @@ from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
 log = structlog.get_logger()
 
 STALLED_AFTER = timedelta(seconds=120)
-WAKE_AGAIN_AFTER = timedelta(seconds=15)
+WAKE_AGAIN_AFTER = timedelta(seconds=4)
 KEEP_IDEMPOTENCY_KEYS = timedelta(hours=72)
 KEEP_PREFLIGHTS = timedelta(days=30)
 BATCH = 100
@@ -71,7 +71,7 @@ async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> N
     for run_id in queued.all():
         if await lifecycle.begin(tx.session, run_id):
             announcing.after_commit(tx, queue, run_id)
-            announcing.wake_after_commit(tx, queue, run_id, jobs=1)
+            announcing.wake_after_commit(tx, queue, run_id)
 
 
 async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> None:
