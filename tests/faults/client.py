@@ -21,7 +21,6 @@ class Start:
     key: str
     runbook: str
     tenant: str | None
-    may_be_refused: bool = False
     runs: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     refused: bool = False
@@ -95,7 +94,7 @@ async def _answered(client: httpx.AsyncClient, start: Start) -> bool:
         start.runs.append(answer.json()["id"])
         return True
     start.refused = answer.status_code == 409 and answer.json().get("code") == "scope_locked"
-    if not (start.refused and start.may_be_refused):
+    if not start.refused:
         start.problem = f"{start.key}: {answer.status_code} {answer.text[:300]}"
     return True
 

@@ -57,9 +57,9 @@ async def worker_terminated(stand: Stand, dice: Random) -> None:
 
 @kind
 async def worker_frozen(stand: Stand, dice: Random) -> None:
-    """SIGSTOP while it holds no transaction."""
-    name, seconds = dice.choice(WORKERS), stand.spell(dice, 2, 8, 15, 30)
-    async with stand.lock(name), _frozen_when(stand, name, IN_TRANSACTION, wanted=False):
+    """SIGSTOP between two chunks: it holds leases and no transaction, and does not know that its commit is done."""
+    name, seconds = dice.choice(WORKERS), stand.spell(dice, 2, 8, 25, 30)
+    async with stand.lock(name), _held_commits(stand, name), _frozen_when(stand, name, BETWEEN_CHUNKS):
         await asyncio.sleep(seconds)
 
 
@@ -67,7 +67,7 @@ async def worker_frozen(stand: Stand, dice: Random) -> None:
 async def worker_frozen_in_a_transaction(stand: Stand, dice: Random) -> None:
     """SIGSTOP in the middle of a chunk, with the row locks in its hands."""
     name, seconds = dice.choice(WORKERS), stand.spell(dice, 2, 8, 17, 30)
-    async with stand.lock(name), _frozen_when(stand, name, IN_TRANSACTION, wanted=True):
+    async with stand.lock(name), _frozen_when(stand, name, IN_TRANSACTION):
         await asyncio.sleep(seconds)
 
 
@@ -79,7 +79,7 @@ async def sweeper_frozen(stand: Stand, dice: Random) -> None:
         weather = stand.proxies[name].weather
         weather.latency_s = 0.15
         try:
-            async with _frozen_when(stand, name, HOLDS_A_SWEEP, wanted=True):
+            async with _frozen_when(stand, name, HOLDS_A_SWEEP):
                 weather.latency_s = 0
                 await asyncio.sleep(seconds)
         finally:
@@ -262,8 +262,22 @@ async def clock_skew(stand: Stand, dice: Random) -> None:
 
 
 THEIRS = "backend_type = 'client backend' AND application_name <> 'nemesis'"
-IN_TRANSACTION = "xact_start IS NOT NULL AND query NOT ILIKE '%pg_try_advisory%'"
-HOLDS_A_SWEEP = "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)"
+# Of the backends $1 of the process $2.
+IN_TRANSACTION = """
+    SELECT EXISTS (
+        SELECT FROM pg_stat_activity
+        WHERE pid = ANY($1) AND xact_start IS NOT NULL AND query NOT ILIKE '%pg_try_advisory%'
+    ) AND $2 > 0
+"""
+BETWEEN_CHUNKS = """
+    SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1) AND xact_start IS NOT NULL) AND EXISTS (
+        SELECT FROM operation_run_items JOIN processes ON processes.id = leased_by
+        WHERE state = 'running' AND processes.pid = $2 AND lease_token > 0 AND updated_count > 0
+    )
+"""
+HOLDS_A_SWEEP = """
+    SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ANY($1) AND locktype = 'advisory' AND granted) AND $2 > 0
+"""
 
 
 async def _ended(stand: Stand, name: str, how: signal.Signals) -> None:
@@ -299,12 +313,6 @@ async def _held_commits(stand: Stand, name: str) -> AsyncIterator[None]:
         weather.hold_commits_s = 0.0
 
 
-async def _matches(stand: Stand, name: str, condition: str) -> bool:
-    backends = stand.proxies[name].backends
-    sql = f"SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1) AND {condition}"
-    return bool(await stand.control.value(sql, backends))
-
-
 async def _until(condition: Callable[[], bool]) -> None:
     ends = asyncio.get_running_loop().time() + PATIENCE_S
     while not condition():
@@ -313,26 +321,23 @@ async def _until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _moment(stand: Stand, name: str, condition: str, *, wanted: bool = True) -> None:
-    ends = asyncio.get_running_loop().time() + PATIENCE_S
-    while await _matches(stand, name, condition) is not wanted:
-        if asyncio.get_running_loop().time() > ends:
-            raise NotNow
-        await asyncio.sleep(0.01)
-
-
 @asynccontextmanager
-async def _frozen_when(stand: Stand, name: str, condition: str, *, wanted: bool) -> AsyncIterator[None]:
+async def _frozen_when(stand: Stand, name: str, condition: str) -> AsyncIterator[None]:
     """Freeze a process in a state of its database sessions, and make sure that it is frozen in that state."""
-    for _ in range(10):
-        await _moment(stand, name, condition, wanted=wanted)
-        async with _frozen(stand.kept[name]):
-            await asyncio.sleep(0.02)
-            if await _matches(stand, name, condition) is wanted:
-                yield
-                return
-        await asyncio.sleep(0.05)
+    ends = asyncio.get_running_loop().time() + PATIENCE_S
+    while asyncio.get_running_loop().time() < ends:
+        if await _is_so(stand, name, condition):
+            async with _frozen(stand.kept[name]):
+                await asyncio.sleep(0.02)
+                if await _is_so(stand, name, condition):
+                    yield
+                    return
+        await asyncio.sleep(0.01)
     raise NotNow
+
+
+async def _is_so(stand: Stand, name: str, condition: str) -> bool:
+    return bool(await stand.control.value(condition, stand.proxies[name].backends, stand.kept[name].pid))
 
 
 @asynccontextmanager

@@ -109,7 +109,7 @@ async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
     result = Result(plan.seed, [Hit(fault.kind, fault.at_s) for fault in plan.faults], [what for _, what in plan.acts])
     since = await reading.watermark(stand.control)
     starts = [
-        Start(f"seed-{plan.seed}-{number}-{since}", runbook, tenant, may_be_refused=number > 0)
+        Start(f"seed-{plan.seed}-{number}-{since}", runbook, tenant)
         for number, (_, runbook, tenant) in enumerate(plan.starts)
     ]
     async with _watched(stand, result):
