@@ -9,7 +9,7 @@ import asyncpg
 NAME = "nemesis"
 GONE = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError,
         asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)  # fmt: skip
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Control:

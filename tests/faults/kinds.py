@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
+import psutil
 from redis.asyncio import Redis
 
 from tests.faults.stand import API, WORKERS, Stand
@@ -93,6 +94,12 @@ async def api_killed(stand: Stand, dice: Random) -> None:
 
 
 @kind
+async def api_terminated(stand: Stand, dice: Random) -> None:
+    """SIGTERM of the API, as in a deploy."""
+    await _ended(stand, API, signal.SIGTERM)
+
+
+@kind
 async def api_killed_after_a_start(stand: Stand, dice: Random) -> None:
     """The run is there; neither its starter nor any worker hears of it."""
     started = asyncio.Event()
@@ -161,6 +168,23 @@ async def postgres_restarted(stand: Stand, dice: Random) -> None:
             await stand.postgres.end(signal.SIGQUIT)
             await asyncio.sleep(stand.spell(dice, 0.1, 2, 5))
             await stand.postgres.start()
+
+
+@kind
+async def postgres_frozen(stand: Stand, dice: Random) -> None:
+    """SIGSTOP of the whole of PostgreSQL, as when its disk stalls: connections stand, and nothing answers."""
+    async with stand.lock("postgres"):
+        head = psutil.Process(stand.postgres.pid)
+        stopped = [head]
+        head.suspend()  # so that no child is born meanwhile
+        try:
+            for child in head.children(recursive=True):
+                child.suspend()
+                stopped.append(child)
+            await asyncio.sleep(stand.spell(dice, 3, 8, 20))
+        finally:
+            for process in stopped:
+                process.resume()
 
 
 @kind

@@ -60,7 +60,6 @@ class Result:
 
     seed: int
     faults: list[Hit]
-    acts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     runs: int = 0
@@ -70,6 +69,7 @@ class Result:
     starts: list[dict[str, Any]] = field(default_factory=list)
     exits: list[dict[str, Any]] = field(default_factory=list)
     idle_in_transaction_s: float = 0.0
+    acts: list[str] = field(default_factory=list)
     load: float = 0.0  # of the machine, when it was over
 
     @property
@@ -106,7 +106,8 @@ def _acts(dice: Random) -> tuple[tuple[float, str], ...]:
 async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
     """Start, hurt, wait, and look at what is left."""
     began, exits = time.monotonic(), len(stand.exits)
-    result = Result(plan.seed, [Hit(fault.kind, fault.at_s) for fault in plan.faults], [what for _, what in plan.acts])
+    result = Result(plan.seed, [Hit(fault.kind, fault.at_s) for fault in plan.faults])
+    result.acts = [what for _, what in plan.acts]
     since = await reading.watermark(stand.control)
     starts = [
         Start(f"seed-{plan.seed}-{number}-{since}", runbook, tenant)
