@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ def main() -> int:
     asyncio.run(_play(Campaign(seeds, given.results, say=lambda line: print(line, flush=True)), given.lanes))
     asked = [line for line in campaign.lines(given.results) if line["seed"] in set(seeds)]
     print(campaign.summary(asked))
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(f"processor time used: {sum(each.ru_utime + each.ru_stime for each in used):.0f} s")
     return 0 if all(line["verdict"] == "ok" for line in asked) else 1
 
 

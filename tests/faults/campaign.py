@@ -108,7 +108,10 @@ def summary(found: Iterable[dict[str, Any]]) -> str:
         f"items given up with an excuse: {sum(len(line['given_up']) for line in all_)}",
         (f"recovery after the last fault: p50 {quantile(recoveries, 0.5)} s, p95 {quantile(recoveries, 0.95)} s, "
         f"max {quantile(recoveries, 1.0)} s"),
-        f"processes ended by themselves while starting: {sum(not exit_['asked'] for line in all_ for exit_ in line['exits'])}",
+        (
+            f"processes: {sum(not each['asked'] for line in all_ for each in line['exits'])} ended by themselves while starting, "
+            f"the slowest took {max((line['slowest_start_s'] for line in all_), default=0.0)} s to start"
+        ),
         f"failing seeds: {failing or 'none'}",
     ))  # fmt: skip
 

@@ -70,6 +70,7 @@ class Result:
     exits: list[dict[str, Any]] = field(default_factory=list)
     idle_in_transaction_s: float = 0.0
     acts: list[str] = field(default_factory=list)
+    slowest_start_s: float = 0.0  # of a process that was started again; part of the recovery
     load: float = 0.0  # of the machine, when it was over
 
     @property
@@ -106,6 +107,7 @@ def _acts(dice: Random) -> tuple[tuple[float, str], ...]:
 async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
     """Start, hurt, wait, and look at what is left."""
     began, exits = time.monotonic(), len(stand.exits)
+    started = {name: len(kept.start_times) for name, kept in stand.kept.items()}
     result = Result(plan.seed, [Hit(fault.kind, fault.at_s) for fault in plan.faults])
     result.acts = [what for _, what in plan.acts]
     since = await reading.watermark(stand.control)
@@ -137,6 +139,8 @@ async def play(stand: Stand, plan: Schedule) -> tuple[Result, History]:
         result.problems.append(f"{Wrong.STUCK}: {result.recovery_s} s after the last fault")
         result.wrong.append(Wrong.STUCK)
     result.starts = [{"key": each.key, "answers": dict(each.answers), "seconds": each.seconds} for each in starts]
+    times = [seconds for name, kept in stand.kept.items() for seconds in kept.start_times[started[name] :]]
+    result.slowest_start_s = max(times, default=0.0)
     result.load = round(os.getloadavg()[0], 1)
     result.seconds = round(time.monotonic() - began, 1)
     return result, found

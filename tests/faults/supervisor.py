@@ -44,10 +44,12 @@ class Kept:
     exits: list[Exit]
     extra: dict[str, str] = field(default_factory=dict)  # of the next start
     starts: int = 0
+    start_times: list[float] = field(default_factory=list)  # from a start to its work, in seconds
     _process: subprocess.Popen[bytes] | None = None
     _asked: tuple[signal.Signals, float] | None = None
     _started_at: float = 0.0
     _log_start: int = 0
+    _at_work: bool = False
     _task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -88,6 +90,7 @@ class Kept:
         while True:
             await asyncio.sleep(WATCH_S)
             assert self._process is not None
+            self._look()
             if (code := self._process.poll()) is not None:
                 self._note(code)
                 await asyncio.sleep(RESPAWN_S)
@@ -97,13 +100,18 @@ class Kept:
         now = time.monotonic()
         asked, since = self._asked or (None, now)
         took_s = round(now - since, 1) if asked == signal.SIGTERM else None
-        self.exits.append(Exit(self.name, code, asked, self._was_at_work(), round(now - self._started_at, 1), took_s))
+        self.exits.append(Exit(self.name, code, asked, self._at_work, round(now - self._started_at, 1), took_s))
 
-    def _was_at_work(self) -> bool:
+    def _look(self) -> None:
+        """See in its log whether it has come as far as its work."""
+        if self._at_work:
+            return
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             said = log.read()
-        return any(mark in said for mark in AT_WORK)
+        if any(mark in said for mark in AT_WORK):
+            self._at_work = True
+            self.start_times.append(round(time.monotonic() - self._started_at, 1))
 
     def _spawn(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSPLANE_")}
@@ -116,5 +124,5 @@ class Kept:
                 command, env=environment | self.environment | self.extra, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log,
             )  # fmt: skip
-        self._asked, self._started_at, self.extra = None, time.monotonic(), {}
+        self._asked, self._started_at, self._at_work, self.extra = None, time.monotonic(), False, {}
         self.starts += 1
