@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import resource
 import signal
 import sys
@@ -14,7 +15,10 @@ from tests.faults.campaign import Campaign
 def main() -> int:
     """Play what is missing and print the summary of all."""
     given = _arguments()
-    seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
+    seeds = list(range(given.first, given.first + given.seeds))
+    if given.seed is not None:  # played whether or not the campaign has
+        seeds, given.results = [given.seed], given.results.with_name(f"{given.results.stem}-{given.seed}.jsonl")
+        given.results.unlink(missing_ok=True)
     asyncio.run(_play(Campaign(seeds, given.results, say=lambda line: print(line, flush=True)), given.lanes))
     asked = [line for line in campaign.lines(given.results) if line["seed"] in set(seeds)]
     print(campaign.summary(asked))
@@ -29,7 +33,8 @@ async def _play(all_: Campaign, lanes: int) -> None:
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await all_.run(lanes)
+    with contextlib.suppress(asyncio.CancelledError):
+        await all_.run(lanes)
 
 
 def _arguments() -> argparse.Namespace:
