@@ -284,9 +284,11 @@ def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float, pulse
     status, updated, affected = Status(run.status), counts.get("updated", 0), run.preflight_affected_count
     rate = _rate(updated, elapsed_s) if run.started_at else None
     fraction, eta_s = 1.0, None
-    if status is not Status.COMPLETED:
+    if status is not Status.COMPLETED or run.outcome == Outcome.CANCELLED:
         fraction = updated / affected if affected else counts.get("processed", 0) / max(1, counts.get("total", 0))
-        fraction = min(round(fraction, 4), 0.999)  # it is over when its last tenant is, and not before
+        fraction = min(round(fraction, 4), 1)
+    if status is not Status.COMPLETED:
+        fraction = min(fraction, 0.999)  # it is over when its last tenant is, and not before
         eta_s = round(max(0, affected - updated) / rate, 1) if affected and rate else None
     return ProgressOut(
         fraction=fraction,
