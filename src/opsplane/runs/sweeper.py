@@ -105,12 +105,8 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
 
 async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Complete and pause runs whose last worker died between its last item and that, or that had none."""
-
-    def some(*states: ItemState) -> ColumnElement[bool]:
-        return select(item.run_id).where(item.run_id == run.id, item.state.in_(states)).exists()
-
-    ended = (run.status == Status.RUNNING) & ~some(*OPEN_ITEM_STATES)
-    asked = run.status.in_([Status.PAUSING, Status.CANCELLING]) & ~some(ItemState.RUNNING)
+    ended = (run.status == Status.RUNNING) & ~_has_items(*OPEN_ITEM_STATES)
+    asked = run.status.in_([Status.PAUSING, Status.CANCELLING]) & ~_has_items(ItemState.RUNNING)
     at_rest = await tx.session.scalars(select(run.id).where(ended | asked).limit(BATCH))
     for run_id in at_rest.all():
         if await lifecycle.settle(tx.session, run_id):
@@ -122,12 +118,12 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> 
 
     That is a queued run that waited `stale_queued_s` with no worker alive, or one whose
     runbook version none of the living workers has code for. A run that waits behind a long
-    healthy queue is neither.
+    healthy queue is neither, nor is one whose items have all ended: that is only to be settled.
     """
     workers = await processes.live_workers(tx.session)
     old = await tx.session.scalars(
         select(run)
-        .where(run.status.in_([Status.QUEUED, Status.RUNNING]))
+        .where((run.status == Status.QUEUED) | ((run.status == Status.RUNNING) & _has_items(*OPEN_ITEM_STATES)))
         .where(run.created_at < func.clock_timestamp() - timedelta(seconds=settings.stale_queued_s))
         .where(~_claimed_since(timedelta(seconds=settings.stale_queued_s)))
         .with_for_update(skip_locked=True)
@@ -206,6 +202,10 @@ async def _give_up(tx: Transaction, queue: Queue, stale: OperationRun, code: str
     await items.fail_open(tx.session, stale.id, code=code, message=message)
     await lifecycle.fail_whole(tx.session, stale, code=code, message=message)
     announcing.after_commit(tx, queue, stale.id)
+
+
+def _has_items(*states: ItemState) -> ColumnElement[bool]:
+    return select(item.run_id).where(item.run_id == run.id, item.state.in_(states)).exists()
 
 
 def _claimed_since(ago: timedelta) -> ColumnElement[bool]:
