@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 from opsplane.alerts.models import OutboxEvent
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
+from opsplane.errors import ServiceUnavailable
 from opsplane.findings.models import Finding
 from opsplane.queue import QUEUE
 from opsplane.runbooks import registry
@@ -156,6 +157,36 @@ async def test_a_worker_that_lost_its_lease_cannot_commit(plane: Plane, operator
             await tx.session.execute(text("INSERT INTO effects SELECT :t, 1"), {"t": zombie.tenant_id})
             await leases.fence(tx.session, zombie)
     assert await effects(plane) == (0, 0)
+
+
+async def test_a_worker_that_lost_the_database_gives_back_what_it_is_not_at_work_on(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator, "test.effects.slow")
+    worker = support.drainer(plane)
+    cut_off = asyncio.create_task(worker.drain(run_id))
+    await asyncio.sleep(0.45)
+    async with plane.db.transaction() as tx:
+        never_heard_of = await leases.claim(tx.session, run_id, worker.worker, lease_s=20)
+        await tx.session.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+            )
+        )
+    with pytest.raises(ServiceUnavailable):
+        await cut_off
+    assert worker.left_behind.is_set()
+    at_work = asyncio.create_task(worker.drain(run_id))
+    await asyncio.sleep(0.2)
+    assert never_heard_of is not None
+    assert await worker.give_back_left_behind() == [run_id]
+    async with plane.db.reading() as session:
+        held = select(OperationRunItem.item_key).where(OperationRunItem.state == "running")
+        assert list(await session.scalars(held)) == [str(tenants[2].id)]
+    await at_work
+    assert (await support.show(plane, run_id)).outcome == "succeeded"
+    assert await effects(plane) == (3 * ROWS, 3 * ROWS)
 
 
 async def test_a_stop_gives_the_tenant_back_with_its_cursor(

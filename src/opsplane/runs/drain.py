@@ -21,7 +21,7 @@ from opsplane.runbooks.base import Chunk, Retry, Runbook
 from opsplane.runs import leases, lifecycle, processes
 from opsplane.runs.chunks import ChunkSize
 from opsplane.runs.isolation import Isolation
-from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning
+from opsplane.runs.leases import Key, Lease, LeaseLost, RunNotRunning
 from opsplane.runs.models import OperationRun
 
 log = structlog.get_logger()
@@ -52,9 +52,32 @@ class Drainer:
     stop: asyncio.Event
     hints: Announcer
     isolation: Isolation = field(default_factory=Isolation)
+    at_work: set[Key] = field(default_factory=set)
+    left_behind: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def drain(self, run_id: uuid.UUID) -> Drained:
-        """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set."""
+        """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set.
+
+        A drain that fails sets `left_behind`: the database may say that this worker holds a tenant
+        which it has let go of, or of which it has never heard.
+        """
+        try:
+            return await self._drain(run_id)
+        except Exception:
+            self.left_behind.set()
+            raise
+
+    async def give_back_left_behind(self) -> list[uuid.UUID]:
+        """Give back what no drain of this worker is at work on, instead of letting leases run out. Returns the runs."""
+        self.left_behind.clear()
+        try:
+            async with self.db.transaction() as tx:
+                return await leases.release_others(tx.session, self.worker, self.at_work)
+        except Exception:
+            self.left_behind.set()
+            raise
+
+    async def _drain(self, run_id: uuid.UUID) -> Drained:
         runbook = await self._runbook_of(run_id)
         if not isinstance(runbook, Runbook):
             return runbook
@@ -67,10 +90,19 @@ class Drainer:
                 await self._settle(run_id)
                 return Drained.EMPTY
             self.hints.changed(run_id)
-            await self._repair(runbook, lease, size, ends=ends)
+            with self._at_work(lease):
+                await self._repair(runbook, lease, size, ends=ends)
             if time.monotonic() > ends:
                 return Drained.SLICE_OVER
         return Drained.STOPPED
+
+    @contextmanager
+    def _at_work(self, lease: Lease) -> Iterator[None]:
+        self.at_work.add(lease.key)
+        try:
+            yield
+        finally:
+            self.at_work.discard(lease.key)
 
     async def _repair(self, runbook: Runbook, lease: Lease, size: ChunkSize, *, ends: float) -> None:
         """Carry one tenant as far as it goes; every way out leaves its item ended, given back or lost to another."""
@@ -86,7 +118,7 @@ class Drainer:
         except RunNotRunning:
             await self._give_back(lease)
         except ServiceUnavailable:
-            raise  # the lease runs out; whoever reaches the database first goes on
+            raise  # the item is given back, or its lease runs out: whoever reaches the database first goes on
         except Exception as error:  # noqa: BLE001 - an author's code may raise anything, and it must end in a failure
             await self._fail(lease, error)
         return None

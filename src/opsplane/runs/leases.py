@@ -1,11 +1,12 @@
 """Leases on run items: claim, change under the fence, end or give back. Every time is the database's."""
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import case, func, or_, select, update
+from sqlalchemy import case, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.runs import items
@@ -16,6 +17,7 @@ MAX_ATTEMPTS = 4
 BACKOFF_S = (5, 30, 120)
 
 item = OperationRunItem
+Key = tuple[uuid.UUID, str]
 
 
 class LeaseLost(Exception):
@@ -39,6 +41,11 @@ class Lease:
     passes: int
     attempts: int
     losses: int
+
+    @property
+    def key(self) -> Key:
+        """Which item it is of."""
+        return self.run_id, self.item_key
 
     @property
     def mine(self) -> Any:
@@ -171,6 +178,18 @@ async def retry_later(session: AsyncSession, lease: Lease, code: str, message: s
 async def release(session: AsyncSession, lease: Lease) -> None:
     """Give the item back at once, as on shutdown: no attempt is counted."""
     await session.execute(update(item).where(lease.mine).values(**_given_back()))
+
+
+async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Collection[Key]) -> list[uuid.UUID]:
+    """Give back every item the worker has leased but those; a claim it is just hearing of is lost. Returns the runs."""
+    rows = await session.scalars(
+        update(item)
+        .where(item.leased_by == worker, item.state == ItemState.RUNNING)
+        .where(tuple_(item.run_id, item.item_key).not_in(list(at_work)))
+        .values(**_given_back(), lease_token=item.lease_token + 1)
+        .returning(item.run_id)
+    )
+    return sorted(set(rows))
 
 
 async def _end(session: AsyncSession, lease: Lease, state: Any) -> None:

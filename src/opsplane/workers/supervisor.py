@@ -38,11 +38,26 @@ async def work(plane: Plane, stop: asyncio.Event) -> None:
         processes.beat_until(stop, plane.db, me, kind=processes.WORKER, slots=settings.worker_concurrency),
         sweeper.sweep_until(stop, plane.db, plane.queue, settings),
         bell.listen(),
+        _give_back(plane, drainer),
         *(_work_without_redis(plane, drainer, bell, slots) for _ in range(settings.worker_concurrency)),
     )
     for _ in range(settings.worker_concurrency):
         await slots.acquire()  # every drain holds a slot: none is cut off in the middle of a database call
     log.info("worker_stopped", worker=str(me))
+
+
+async def _give_back(plane: Plane, drainer: Drainer) -> None:
+    """After trouble with the database, give back what this worker holds without working on it."""
+    while not drainer.stop.is_set():
+        if drainer.left_behind.is_set():
+            await _quietly(_give_back_and_ring(plane, drainer))
+        await _wait(drainer.stop, POLL_S)
+
+
+async def _give_back_and_ring(plane: Plane, drainer: Drainer) -> None:
+    for run_id in await drainer.give_back_left_behind():
+        log.info("given_back", run_id=str(run_id))
+        await plane.queue.wake(run_id)
 
 
 async def _work_without_redis(plane: Plane, drainer: Drainer, bell: Bell, slots: asyncio.Semaphore) -> None:
