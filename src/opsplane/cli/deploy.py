@@ -12,6 +12,7 @@ from opsplane.cli import context, output
 from opsplane.config import Settings
 from opsplane.runbooks import deploy
 from opsplane.runbooks.deploy import Deployed
+from opsplane.runbooks.locks import ScopeLocked
 from opsplane.runbooks.preflights import PreflightTooSlow
 from opsplane.runs import processes
 
@@ -84,12 +85,14 @@ def _in_json(result: Deployed) -> dict[str, object]:
 
 def _exit_code(done: list[Deployed], *, wait: bool) -> int:
     """The worst there is: failed (a preflight that cannot be counted included), refused, still going on."""
-    codes = {_code(result) for result in done}
+    codes = {_code(result, wait=wait) for result in done}
     worst = (context.FAILED, context.REFUSED, context.TIMED_OUT) if wait else (context.FAILED, context.REFUSED)
     return next((code for code in worst if code in codes), 0)
 
 
-def _code(result: Deployed) -> int:
+def _code(result: Deployed, *, wait: bool) -> int:
+    if isinstance(result.refusal, ScopeLocked) and wait:
+        return context.TIMED_OUT  # the other run goes on; the next try of this deploy waits for it again
     if result.refusal is not None:
         return context.FAILED if isinstance(result.refusal, PreflightTooSlow) else context.REFUSED
     return {True: 0, False: context.FAILED, None: context.TIMED_OUT}[result.ended_well]
