@@ -206,6 +206,7 @@ async def test_cancel_tells_how_far_it_is_esc_keeps_it_and_what_is_repaired_stay
     done = await effects(plane)
     assert done["acme"] == 40
     assert "initech" not in done
+    assert await page.locator("#bar").evaluate("bar => bar.value") == pytest.approx(sum(done.values()) / 120, abs=0.001)
     await expect(steps(page).nth(3)).to_have_text("Cancel asked")
     await expect(steps(page).nth(4)).to_have_text(f"by {OLGA}")
 
