@@ -190,7 +190,7 @@ class HttpMachine(RuleBasedStateMachine):
     def retry_failed(self, who: int, which: int, key: str | None) -> None:
         old = _newest(self._that_are("completed"), which)
         path = f"/runs/{old.id}/retry-failed"
-        expected: tuple[int, str | None] | None = None
+        expected: Answer | None = None
         if old.status != "completed" or not old.failed():
             expected = (409, "invalid_transition")
         expected = expected or self._of_key(who, key, (path, {}))

@@ -33,38 +33,14 @@ GROUPS = ("test.effects.plain", "test.effects.fails")
 WORKERS = [uuid.UUID(int=number) for number in (1, 2, 3)]
 FOR_LONG, NOT_AT_ALL = 3600.0, 0.0
 ROUNDS = 8
-Act = Callable[["RunMachine", int], None]
+WITH_A_HAND = ("chunk", "finish", "chunk_begins", "fail", "take_over")
+WITH_A_RUN = ("claim", "settle", "pause", "resume", "cancel", "retry")
 REPAIRS = (sweeper.expand_queued, sweeper.free_leases, sweeper.settle_all, sweeper.fail_unrunnable)
 
 scopes = st.sampled_from([None, *NAMES])
 groups = st.sampled_from(GROUPS)
 recent = st.integers(0, 3)  # the newest is 0
 ends = st.sampled_from(["goes_on", "finishes", "dies"])
-
-
-def _with_a_hand(act: Act) -> Act:
-    return lambda machine, which: act(machine, which) if machine._idle() else None
-
-
-def _with_a_run(act: Act) -> Act:
-    return lambda machine, which: act(machine, which) if machine.runs else None
-
-
-ACTS: dict[str, Act] = {
-    "start": lambda machine, which: machine.start(GROUPS[which % 2], (None, None, *NAMES)[which]),
-    "claim": _with_a_run(lambda machine, which: machine.claim(which, WORKERS[which % 3], FOR_LONG)),
-    "chunk": _with_a_hand(lambda machine, which: machine.chunk(which, 1, "goes_on")),
-    "finish": _with_a_hand(lambda machine, which: machine.chunk(which, which % 2, "finishes")),
-    "chunk_begins": _with_a_hand(lambda machine, which: machine.chunk_begins(which)),
-    "chunk_ends": lambda machine, which: machine.chunk_ends(which, 1, "goes_on") if machine._busy() else None,
-    "fail": _with_a_hand(lambda machine, which: machine.fail(which)),
-    "take_over": _with_a_hand(lambda machine, which: machine.another_takes_over(which, WORKERS[which % 3])),
-    "settle": _with_a_run(lambda machine, which: machine.settle(which)),
-    "pause": _with_a_run(lambda machine, which: machine.ask(which, Ask.PAUSE)),
-    "resume": _with_a_run(lambda machine, which: machine.ask(which, Ask.RESUME)),
-    "cancel": _with_a_run(lambda machine, which: machine.ask(which, Ask.CANCEL) if which == 3 else None),
-    "retry": _with_a_run(lambda machine, which: machine.retry_failed(which)),
-}
 
 
 @dataclass(eq=False)
@@ -262,11 +238,9 @@ class RunMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.runs and not self._busy())
     @rule()
     def all_grow_old(self) -> None:
-        self.world.sql("UPDATE operation_runs SET created_at = 'epoch', started_at = LEAST(started_at, 'epoch')")
-        self.world.sql(
-            "UPDATE operation_run_items SET started_at = LEAST(started_at, 'epoch'), progress_at = NULL,"
-            " finished_at = CASE WHEN finished_at IS NOT NULL THEN 'epoch'::timestamptz END"
-        )
+        self.world.sql("UPDATE operation_runs SET created_at = 'epoch'")
+        for column in ("started_at", "progress_at", "finished_at"):
+            self.world.sql(f"UPDATE operation_run_items SET {column} = 'epoch' WHERE {column} IS NOT NULL")
         for run in self.runs:
             run.old = True
         for item in self._items():
@@ -309,12 +283,39 @@ class RunMachine(RuleBasedStateMachine):
             elif step is sweeper.fail_unrunnable:
                 run.give_up(self.workers)
 
-    @rule(story=st.lists(st.tuples(st.sampled_from(sorted(ACTS)), recent), min_size=5, max_size=15))
+    @rule(
+        story=st.lists(
+            st.tuples(st.sampled_from(("start", "chunk_ends", *WITH_A_HAND, *WITH_A_RUN)), recent),
+            min_size=5,
+            max_size=15,
+        )
+    )
     def story(self, story: list[tuple[str, int]]) -> None:
         """Many at once: Hypothesis leaves out half of the rules in each example, and zombies need many of them."""
         for act, which in story:
-            ACTS[act](self, which)
-            self.all_is_as_it_should_be()
+            possible = (act not in WITH_A_HAND or self._idle()) and (act not in WITH_A_RUN or self.runs)
+            if possible and (act != "chunk_ends" or self._busy()):
+                self._act(act, which)
+                self.all_is_as_it_should_be()
+
+    def _act(self, act: str, which: int) -> None:
+        worker = WORKERS[which % 3]
+        acts: dict[str, Callable[[], None]] = {
+            "start": lambda: self.start(GROUPS[which % 2], (None, None, *NAMES)[which]),
+            "claim": lambda: self.claim(which, worker, FOR_LONG),
+            "chunk": lambda: self.chunk(which, 1, "goes_on"),
+            "finish": lambda: self.chunk(which, which % 2, "finishes"),
+            "chunk_begins": lambda: self.chunk_begins(which),
+            "chunk_ends": lambda: self.chunk_ends(which, 1, "goes_on"),
+            "fail": lambda: self.fail(which),
+            "take_over": lambda: self.another_takes_over(which, worker),
+            "settle": lambda: self.settle(which),
+            "pause": lambda: self.ask(which, Ask.PAUSE),
+            "resume": lambda: self.ask(which, Ask.RESUME),
+            "cancel": lambda: self.ask(which, Ask.CANCEL),
+            "retry": lambda: self.retry_failed(which),
+        }
+        acts[act]()
 
     # ---- operators
 
