@@ -29,8 +29,8 @@ class Exit:
     @property
     def unexpected(self) -> bool:
         """Whether it ended by itself after it had worked, or badly when asked to end well."""
-        well = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0}
-        return self.started and (self.asked is None or self.code != well[self.asked])
+        well = {None: (), signal.SIGKILL: (-signal.SIGKILL,), signal.SIGTERM: (0, -signal.SIGTERM)}[self.asked]
+        return self.started and self.code not in well  # a server that has served to the end raises its signal again
 
 
 @dataclass
