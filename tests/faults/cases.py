@@ -106,7 +106,7 @@ def _settings(database_url: str, home: Path, asked: dict[str, Any]) -> Settings:
 async def _warm_up(lane: Lane) -> None:
     """Let a run pass by once, so that what is compiled for it is there in every fork."""
     for life in ("work", "sweep"):
-        case = Case(replace(POINTS[0], life=life), Fault.DELAY, 1)
+        case = Case(replace(POINTS[0], life=life), Fault.CRASH, 1)
         nonce = uuid.uuid4().hex
         async with lives.opened(lane.db, lane.settings) as plane:
             await lives.live(plane, case, nonce)
