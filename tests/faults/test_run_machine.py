@@ -34,7 +34,7 @@ WORKERS = [uuid.UUID(int=number) for number in (1, 2, 3)]
 FOR_LONG, NOT_AT_ALL = 3600.0, 0.0
 ROUNDS = 8
 WITH_A_HAND = ("chunk", "finish", "chunk_begins", "fail", "take_over")
-WITH_A_RUN = ("claim", "settle", "pause", "resume", "cancel", "retry")
+WITH_A_RUN = ("begin", "claim", "settle", "pause", "resume", "cancel", "retry")
 REPAIRS = (sweeper.expand_queued, sweeper.free_leases, sweeper.settle_all, sweeper.fail_unrunnable)
 
 scopes = st.sampled_from([None, *NAMES])
@@ -292,6 +292,14 @@ class RunMachine(RuleBasedStateMachine):
     )
     def story(self, story: list[tuple[str, int]]) -> None:
         """Many at once: Hypothesis leaves out half of the rules in each example, and zombies need many of them."""
+        self._tell(story)
+
+    @rule()
+    def some_fail_and_are_retried(self) -> None:
+        self._tell([(act, 0) for act in ("start", "begin", "claim", "fail", "claim")])
+        self._tell([("finish", 1), ("settle", 0), ("retry", 0), ("begin", 0)])
+
+    def _tell(self, story: list[tuple[str, int]]) -> None:
         for act, which in story:
             possible = (act not in WITH_A_HAND or self._idle()) and (act not in WITH_A_RUN or self.runs)
             if possible and (act != "chunk_ends" or self._busy()):
@@ -302,6 +310,7 @@ class RunMachine(RuleBasedStateMachine):
         worker = WORKERS[which % 3]
         acts: dict[str, Callable[[], None]] = {
             "start": lambda: self.start(GROUPS[which % 2], (None, None, *NAMES)[which]),
+            "begin": lambda: self.begin(which),
             "claim": lambda: self.claim(which, worker, FOR_LONG),
             "chunk": lambda: self.chunk(which, 1, "goes_on"),
             "finish": lambda: self.chunk(which, which % 2, "finishes"),
@@ -398,4 +407,4 @@ def _newest(found: list[Any], which: int) -> Any:
 @pytest.mark.timeout(0)  # shrinking what it finds, or a campaign, takes long
 def test_runs_and_items_are_what_the_model_says_whatever_happens_in_whatever_order(settings: Settings) -> None:
     with World(settings) as world, run_checks.watching(world):
-        campaign(world, "runs and items", lambda: RunMachine(world), examples=5)
+        campaign(world, "runs and items", lambda: RunMachine(world), examples=8)
