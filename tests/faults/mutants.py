@@ -204,7 +204,7 @@ MUTANTS = (
     ),
     _mutant(
         "an unknown user is refused at once",
-        f"{FLOOD}::test_time_does_not_tell_a_known_user_from_an_unknown_one",
+        f"{GUARDS}::test_a_password_of_nobody_is_hashed_like_anybodys",
         (
             "src/opsplane/auth/passwords.py",
             VERIFYING,

@@ -6,11 +6,13 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from pwdlib import PasswordHash
 from sqlalchemy import event, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
+from opsplane.auth.passwords import Passwords
 from opsplane.db import sqlstate
 from opsplane.runbooks import locks
 from opsplane.runbooks.scopes import Scope
@@ -19,7 +21,7 @@ from opsplane.runs import items, leases, lifecycle, sweeper
 from opsplane.runs.leases import Lease, LeaseLost
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.tenants.models import Tenant
-from tests import support
+from tests import support, web
 
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -138,3 +140,17 @@ async def test_two_sweepers_do_not_take_the_same_step_at_once(plane: Plane, monk
     monkeypatch.setattr(sweeper, "STEPS", (step,))
     await asyncio.gather(*(sweeper.sweep(plane.db, plane.queue, plane.settings) for _ in range(4)))
     assert most == 1
+
+
+async def test_a_password_of_nobody_is_hashed_like_anybodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords, compared = Passwords(web.CHEAP), []
+
+    def verify(_self: PasswordHash, _password: str, kept: str) -> tuple[bool, None]:
+        compared.append(kept.rsplit("$", 2)[0])  # algorithm and parameters, without salt and hash
+        return True, None
+
+    monkeypatch.setattr(PasswordHash, "verify_and_update", verify)
+    assert (await passwords.verify("anything", await passwords.hash("right"))).right
+    assert not (await passwords.verify("anything", None)).right
+    known, unknown = compared
+    assert known == unknown
