@@ -87,8 +87,8 @@ class Forker:
         while line := await self.process.stdout.readline():
             said = json.loads(line)
             if "started" in said:
-                self._hooks[said["started"]] = hook = Hook(said["started"])
-                self._started.put_nowait(hook)
+                started = self._hooks[said["started"]] = Hook(said["started"])
+                self._started.put_nowait(started)
             elif hook := self._hooks.pop(said["ended"], None):
                 hook.seconds = time.monotonic() - hook.began
                 hook.ended.set_result(said["code"])
