@@ -40,7 +40,7 @@ class Hook:
     """One process, and how it ended."""
 
     pid: int
-    log: Path
+    log: Path = Path(os.devnull)
     began: float = field(default_factory=time.monotonic)
     ended: "asyncio.Future[int]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     seconds: float = 0
@@ -61,7 +61,8 @@ class Forker:
     process: asyncio.subprocess.Process
     environment: dict[str, str]
     folder: Path
-    _started: "asyncio.Queue[int]" = field(default_factory=asyncio.Queue)
+    _started: "asyncio.Queue[Hook]" = field(default_factory=asyncio.Queue)
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     _hooks: dict[int, Hook] = field(default_factory=dict)
 
     async def start(self, module: str, *arguments: str, **environment: str) -> Hook:
@@ -74,9 +75,10 @@ class Forker:
             "environment": self.environment | environment,
             "log": str(log),
         }
-        self.process.stdin.write(json.dumps(asked).encode() + b"\n")
-        hook = Hook(await self._started.get(), log)
-        self._hooks[hook.pid] = hook
+        async with self._one_at_a_time:
+            self.process.stdin.write(json.dumps(asked).encode() + b"\n")
+            hook = await self._started.get()
+        hook.log = log
         return hook
 
     async def listen(self) -> None:
@@ -85,7 +87,8 @@ class Forker:
         while line := await self.process.stdout.readline():
             said = json.loads(line)
             if "started" in said:
-                self._started.put_nowait(said["started"])
+                started = self._hooks[said["started"]] = Hook(said["started"])
+                self._started.put_nowait(started)
             elif hook := self._hooks.pop(said["ended"], None):
                 hook.seconds = time.monotonic() - hook.began
                 hook.ended.set_result(said["code"])
