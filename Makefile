@@ -51,6 +51,16 @@ LANES ?= 6
 faults: $(VENV)/installed ## Play seeded schedules of faults on real processes (SEEDS=500 LANES=6, ARGS="--seed 7"); goes on where it was left
 	$(BIN)/python -m tests.faults --seeds $(SEEDS) --lanes $(LANES) $(ARGS)
 
+ROUNDS ?= 200
+storm: $(VENV)/installed ## Race 16 starts at once (ROUNDS=10000, ARGS="--pooler --results FILE")
+	$(BIN)/python -m tests.faults.storm --rounds $(ROUNDS) $(ARGS)
+
+deploys: $(VENV)/installed ## Kill deploy hooks at random (ARGS="--rounds 50 --first 1")
+	$(BIN)/python -m tests.faults.deploys $(ARGS)
+
+mutants: $(VENV)/installed ## Take each guard away in turn; a named test must notice (ARGS="fence" picks some)
+	$(BIN)/python -m tests.faults.mutants $(ARGS)
+
 AMOUNT ?=
 TRIAL ?= soak
 endurance: $(VENV)/installed ## Try a promise that takes minutes (TRIAL=rolling, valkey, cancel or soak; AMOUNT=rounds or seconds)

@@ -56,7 +56,7 @@ async def test_a_preflight_cannot_write(plane: Plane) -> None:
             await session.execute(text("DELETE FROM findings"))
 
 
-@pytest.mark.parametrize("tenant", ["platform", "nobody", str(uuid.uuid4()), ""])
+@pytest.mark.parametrize("tenant", ["platform", "nobody", str(uuid.UUID(int=7)), ""])
 async def test_an_excluded_tenant_is_refused_and_no_run_is_made(
     plane: Plane, operator: Actor, tenants: list[Tenant], tenant: str
 ) -> None:
@@ -73,7 +73,7 @@ REFUSED: list[tuple[dict[str, Any], type[OpsplaneError]]] = [
     ({"reason": ("DATA_REPAIR", "   ")}, ReasonRequired),
     ({"reason": ("DATA_REPAIR", "x" * 501)}, ReasonRequired),
     ({"reason": ("BECAUSE", "x")}, ReasonRequired),
-    ({"preflight_id": uuid.uuid4()}, PreflightStale),
+    ({"preflight_id": uuid.UUID(int=7)}, PreflightStale),
     ({"tenant": "acme", "confirmation": "wrong"}, ConfirmationMismatch),
 ]
 

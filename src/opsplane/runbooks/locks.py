@@ -30,7 +30,8 @@ async def take(session: AsyncSession, scope: Scope, group: str) -> None:
     """
     isolation = await session.scalar(text("SHOW transaction_isolation"))
     # Under REPEATABLE READ the snapshot would be older than the lock, and blind to the run we waited for.
-    assert isolation == "read committed", isolation
+    if isolation != "read committed":
+        raise RuntimeError(f"a scope cannot be locked under {isolation}")
     root = f"opsplane:scope:{scope.workspace_id}:{group}"
     if scope.tenant_id is None:
         await session.execute(select(func.pg_advisory_xact_lock(_key(root))))
