@@ -186,7 +186,7 @@ async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Coll
         update(item)
         .where(item.leased_by == worker, item.state == ItemState.RUNNING)
         .where(tuple_(item.run_id, item.item_key).not_in(list(at_work)))
-        .values(**_given_back(), lease_token=item.lease_token + 1)
+        .values(**_given_back())
         .returning(item.run_id)
     )
     return sorted(set(rows))
