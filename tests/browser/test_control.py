@@ -311,7 +311,7 @@ async def test_a_pause_that_comes_too_late_says_so_and_the_page_catches_up(
     await page.route("**/events", lambda route: route.abort())
     server.cut()
     await support.drain(plane, run)
-    await button(page, "Pause").click()
+    await button(page, "Pause").press("Enter")  # a click waits for frames, which have stopped
     await expect(page.locator("#refusal")).to_contain_text("A run that is completed cannot be paused")
     await expect(outcome(page)).to_have_text("Succeeded")
     await expect(page.locator("#items")).to_contain_text("Repaired")
