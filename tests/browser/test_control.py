@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -303,14 +304,14 @@ async def test_a_pause_that_comes_too_late_says_so_and_the_page_catches_up(
 ) -> None:
     run = await begun(plane, operator)
     page = await (await stage.context(await stage.operator())).new_page()
-    await page.clock.install()  # it does not look by itself
+    await page.clock.install()
     await page.goto(f"{RUNS}/{run}")
-    await page.clock.fast_forward(1000)
+    await page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=3))  # from now on it does not look by itself
     stage.announce("ERR_.* GET .*/events", "409 POST .*/pause")
     await page.route("**/events", lambda route: route.abort())
     server.cut()
     await support.drain(plane, run)
-    await button(page, "Pause").click()
+    await button(page, "Pause").press("Enter")  # a click waits for frames, which have stopped
     await expect(page.locator("#refusal")).to_contain_text("A run that is completed cannot be paused")
     await expect(outcome(page)).to_have_text("Succeeded")
     await expect(page.locator("#items")).to_contain_text("Repaired")
