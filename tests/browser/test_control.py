@@ -6,7 +6,6 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -300,18 +299,23 @@ async def test_a_run_that_ends_while_it_is_being_cancelled_refuses_and_shows_how
 
 
 async def test_a_pause_that_comes_too_late_says_so_and_the_page_catches_up(
-    stage: Stage, plane: Plane, tenants: list[Tenant], operator: Actor, server: Server
+    stage: Stage, plane: Plane, tenants: list[Tenant], operator: Actor
 ) -> None:
     run = await begun(plane, operator)
     page = await (await stage.context(await stage.operator())).new_page()
-    await page.clock.install()
-    await page.goto(f"{RUNS}/{run}")
-    await page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=3))  # from now on it does not look by itself
     stage.announce("ERR_.* GET .*/events", "409 POST .*/pause")
     await page.route("**/events", lambda route: route.abort())
-    server.cut()
+    late = asyncio.Event()
+
+    async def wait(route: Route) -> None:
+        await late.wait()
+        await route.continue_()
+
+    await page.route("**/pause", wait)
+    await page.goto(f"{RUNS}/{run}")
+    await button(page, "Pause").click()
     await support.drain(plane, run)
-    await button(page, "Pause").press("Enter")  # a click waits for frames, which have stopped
+    late.set()
     await expect(page.locator("#refusal")).to_contain_text("A run that is completed cannot be paused")
     await expect(outcome(page)).to_have_text("Succeeded")
     await expect(page.locator("#items")).to_contain_text("Repaired")
