@@ -12,13 +12,13 @@ from opsplane import Chunk, Cursor, Impact, Runbook, register
 ROWS = 20
 LONG_ROWS = 800
 CHUNK = 4
-# Of the newest run, whatever state the item is in: what is written too late must be seen, not left out.
+# Of the newest run (its id may come from a clock that is wrong), whatever state the item is in: what is written too late must be seen, not left out.
 MARK = text("""
     INSERT INTO effects (run_id, item_key, lease_token, leased_by, item_state, n, worker_pid, backend_pid)
     SELECT item.run_id, item.item_key, item.lease_token, item.leased_by, item.state, n, :worker, pg_backend_pid()
     FROM (
         SELECT items.* FROM operation_run_items items JOIN operation_runs runs ON runs.id = items.run_id
-        WHERE items.tenant_id = :tenant AND runs.type = :key ORDER BY runs.id DESC LIMIT 1
+        WHERE items.tenant_id = :tenant AND runs.type = :key ORDER BY runs.created_at DESC LIMIT 1
     ) item, generate_series(CAST(:first AS int), CAST(:last AS int)) n
 """)
 
