@@ -60,6 +60,7 @@ class Campaign:
             found = History(rows=0)
         self._write(result)
         if not result.ok:
+            await place.dump()
             self._keep(place, result, found)
         return result.ok
 

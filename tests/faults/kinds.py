@@ -60,7 +60,7 @@ async def worker_terminated(stand: Stand, dice: Random) -> None:
 async def worker_frozen(stand: Stand, dice: Random) -> None:
     """SIGSTOP between two chunks: it holds leases and no transaction, and does not know that its commit is done."""
     name, seconds = dice.choice(WORKERS), stand.spell(dice, 2, 8, 25, 30)
-    async with stand.lock(name), _held_commits(stand, name), _frozen_when(stand, name, BETWEEN_CHUNKS):
+    async with stand.lock(name), _held_commits(stand, name, 0.6), _frozen_when(stand, name, BETWEEN_CHUNKS):
         await asyncio.sleep(seconds)
 
 
@@ -312,7 +312,10 @@ async def _ended(stand: Stand, name: str, how: signal.Signals) -> None:
 async def _restarted(kept: Kept, how: signal.Signals) -> None:
     starts = kept.starts
     kept.send(how)
-    await kept.next_start(starts)
+    try:
+        await kept.next_start(starts)
+    except TimeoutError:
+        raise AssertionError(f"{kept.name} was told to end and did not") from None
 
 
 async def _weather(stand: Stand, dice: Random, **values: float) -> None:
@@ -327,10 +330,10 @@ async def _weather(stand: Stand, dice: Random, **values: float) -> None:
 
 
 @asynccontextmanager
-async def _held_commits(stand: Stand, name: str) -> AsyncIterator[None]:
+async def _held_commits(stand: Stand, name: str, seconds: float = 0.3) -> AsyncIterator[None]:
     """While answers to COMMIT take their time, there is a moment in which it is done and its asker cannot know."""
     weather = stand.proxies[name].weather
-    weather.hold_commits_s = 0.3
+    weather.hold_commits_s = seconds
     try:
         yield
     finally:

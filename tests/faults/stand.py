@@ -32,6 +32,7 @@ from tests.faults.servers import Child
 from tests.faults.supervisor import Exit, Kept
 
 RUNBOOKS = Path(__file__).parent / "runbooks"
+DUMP = Path(__file__).parent / "dump"
 TENANTS = 12
 WORKERS = ("worker-1", "worker-2")
 API = "api"
@@ -81,6 +82,12 @@ class Stand:
         with contextlib.suppress(httpx.TransportError):
             return beats == len(WORKERS) and (await client.get(f"{self.url}/readyz")).status_code == 200
         return False
+
+    async def dump(self) -> None:
+        """Have every process say in its log where it is."""
+        for kept in self.kept.values():
+            kept.send(signal.SIGUSR1)
+        await asyncio.sleep(1)
 
     def clear(self) -> None:
         """Let everything flow again that may have been left standing."""
@@ -164,6 +171,7 @@ def _kept(
         "OPSPLANE_RUNBOOKS_DIR": str(RUNBOOKS),
         "OPSPLANE_REQUESTS_PER_MINUTE": "1000000",
         "OPSPLANE_LOG_FORMAT": "json",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(DUMP), os.environ.get("PYTHONPATH")))),
         **extra,
     }
 
