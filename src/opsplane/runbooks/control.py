@@ -7,7 +7,7 @@ from opsplane.auth.capabilities import Capability
 from opsplane.errors import Conflict
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.service import Plane, Source, Started, StartOrder
-from opsplane.runs import announcing, views
+from opsplane.runs import announcing, lifecycle, views
 from opsplane.runs import control as runs
 from opsplane.runs.control import Ask
 from opsplane.runs.views import RunOut
@@ -29,6 +29,9 @@ class NothingFailed(Conflict):
 async def ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOut:
     """Ask a run to pause, resume or cancel; what is so already stays so.
 
+    A run that nobody works on is paused or cancelled at once. Otherwise each worker sees the
+    request at the fence of its next chunk, and a dead one's tenant follows when its lease is over.
+
     Raises:
         MissingCapability: 403.
         RunNotFound: 404.
@@ -40,6 +43,9 @@ async def ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOu
             announcing.after_commit(tx, plane.queue, run_id)
             if what is Ask.RESUME:
                 announcing.wake_after_commit(tx, plane.queue, run_id)
+    async with plane.db.transaction() as tx:
+        if await lifecycle.settle(tx.session, run_id):
+            announcing.after_commit(tx, plane.queue, run_id)
         return await views.show(tx.session, run_id, base_url=plane.settings.base_url)
 
 

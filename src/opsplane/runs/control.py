@@ -32,10 +32,10 @@ RECORDED = {
 
 
 async def ask(session: AsyncSession, run_id: uuid.UUID, what: Ask, *, by: Actor) -> bool:
-    """Ask it of a run; False if that was asked or done already.
+    """Ask it of a run, which is to be settled after the commit; False if that was asked or done already.
 
-    A run that nobody works on is paused or cancelled at once. Otherwise each worker sees the
-    request at the fence of its next chunk, and a dead one's tenant follows when its lease is over.
+    Not in this transaction: a chunk whose fence did not see the request yet may belong to a claim
+    that this transaction does not see, and the run would be called paused while that chunk is written.
 
     Raises:
         RunNotFound: 404.
@@ -53,7 +53,6 @@ async def ask(session: AsyncSession, run_id: uuid.UUID, what: Ask, *, by: Actor)
     details = {"type": run.type, "status": run.status}
     await lifecycle.move(session, run, WANTED[what], asked_by=by.display, stalled_at=None, **_marks(what))
     await lifecycle.record(session, RECORDED[what], run, by=by, details=details)
-    await lifecycle.settle(session, run_id)
     return True
 
 

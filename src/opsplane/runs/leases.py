@@ -60,14 +60,11 @@ class Lease:
 
 async def claim(session: AsyncSession, run_id: uuid.UUID, worker: uuid.UUID, *, lease_s: float) -> Lease | None:
     """Lease the next pending item of a running run; None if there is none for now."""
-    # Locked against whoever changes its status: a run must not be called paused while a claim is on its way.
-    running = select(OperationRun.id).where(OperationRun.id == run_id, OperationRun.status == Status.RUNNING)
-    if await session.scalar(running.with_for_update(read=True)) is None:
-        return None
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
+    running = select(OperationRun.id).where(OperationRun.id == run_id, OperationRun.status == Status.RUNNING)
     picked = (
         select(item.item_key)
-        .where(item.run_id == run_id, item.state == ItemState.PENDING, due)
+        .where(item.run_id == run_id, item.state == ItemState.PENDING, due, running.exists())
         .order_by(item.ordinal)
         .limit(1)
         .with_for_update(skip_locked=True)
