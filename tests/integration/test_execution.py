@@ -70,6 +70,20 @@ async def test_an_authors_own_connection_error_fails_its_tenant_and_is_not_taken
     assert failure.message == "ConnectionRefusedError: the billing service is away"
 
 
+@pytest.mark.parametrize("unkeepable", ["a\0b", "a\ud800b"], ids=["NUL", "half a surrogate pair"])
+async def test_a_failure_whose_message_postgresql_cannot_keep_ends_its_tenant_all_the_same(
+    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch, unkeepable: str
+) -> None:
+    async def act(*_: object) -> None:
+        raise ValueError(unkeepable)
+
+    monkeypatch.setattr(registry.find(PLAIN), "act", act)
+    run = (await support.start(plane, operator, PLAIN)).run
+    assert await support.drain(plane, run.id) is Drained.EMPTY
+    done = await support.show(plane, run.id)
+    assert (done.outcome, len(done.failures)) == ("failed", 3)
+
+
 async def test_a_failed_run_leaves_one_event_in_the_outbox_and_a_good_one_none(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
