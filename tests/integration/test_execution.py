@@ -333,6 +333,24 @@ async def test_a_run_that_waits_behind_a_healthy_queue_is_left_alone(
     assert (await support.show(plane, run.id)).status == "running"
 
 
+async def test_a_run_that_waits_while_all_workers_are_being_replaced_is_left_alone_until_none_came_for_long(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run, worker = (await support.start(plane, operator, PLAIN)).run, uuid.uuid4()
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("UPDATE operation_runs SET created_at = created_at - interval '1h'"))
+        await processes.beat(tx.session, worker, kind=processes.WORKER, slots=2)
+        await processes.leave(tx.session, worker)
+    async with plane.db.reading() as session:
+        assert await processes.live_workers(session) == []
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await support.show(plane, run.id)).status == "running"
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("UPDATE processes SET seen_at = seen_at - interval '1h'"))
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await support.show(plane, run.id)).failures[0].code == "no_worker"
+
+
 async def test_summary_counts_refuse_an_unknown_key() -> None:
     with pytest.raises(ValueError, match="tenantz"):
         summary.checked({"tenantz": 1})
