@@ -161,6 +161,11 @@ def _pooled(error: DBAPIError) -> ServiceUnavailable:
 
 def first_line(error: BaseException) -> str:
     """The error's own first line: what follows (DETAIL, SQL, parameters) can hold customer data."""
-    text_ = str(getattr(error, "orig", None) or error).strip()
+    text_ = _storable(str(getattr(error, "orig", None) or error)).strip()
     line = text_.splitlines()[0] if text_ else type(error).__name__
     return line.split(">: ", 1)[-1][:500]
+
+
+def _storable(words: str) -> str:
+    """The same without what PostgreSQL cannot keep: a failure that cannot be written down never ends its tenant."""
+    return words.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

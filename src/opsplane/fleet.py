@@ -111,8 +111,9 @@ def of_workers(settings: Settings, count: int) -> Iterator[Fleet]:
 
 
 def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    # The pipe is the leash: its other end closes even when this process is killed.
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)  # noqa: S603
+    # The pipe is the leash: its other end closes even when this process is killed. In a group of its own it does not
+    # hear the terminal's Ctrl-C, which would look like a death and make the signal that ends the fleet its second.
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, process_group=0)  # noqa: S603
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:

@@ -77,6 +77,8 @@ class Run:
         if self.status not in sources:
             return "refused"
         self.status = wanted
+        if what == "resume":
+            self.old = False
         self.settle()
         return "done"
 

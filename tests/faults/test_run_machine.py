@@ -239,6 +239,7 @@ class RunMachine(RuleBasedStateMachine):
     @rule()
     def all_grow_old(self) -> None:
         self.world.sql("UPDATE operation_runs SET created_at = 'epoch'")
+        self.world.sql("UPDATE operation_runs SET resumed_at = 'epoch' WHERE resumed_at IS NOT NULL")
         for column in ("started_at", "progress_at", "finished_at"):
             self.world.sql(f"UPDATE operation_run_items SET {column} = 'epoch' WHERE {column} IS NOT NULL")
         for run in self.runs:

@@ -224,6 +224,18 @@ async def test_a_pause_does_not_slow_the_rate_nor_make_a_run_stalled(
     assert not (await support.show(plane, run_id)).stalled
 
 
+async def test_a_run_resumed_after_a_long_pause_is_not_given_up_for_its_age(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    await ask(plane, operator, run_id, Ask.PAUSE)
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("UPDATE operation_runs SET created_at = created_at - interval '1h'"))
+    await ask(plane, operator, run_id, Ask.RESUME)
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await support.show(plane, run_id)).status == "running"
+
+
 async def test_retry_failed_repairs_only_the_tenants_that_failed(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:

@@ -70,6 +70,20 @@ async def test_an_authors_own_connection_error_fails_its_tenant_and_is_not_taken
     assert failure.message == "ConnectionRefusedError: the billing service is away"
 
 
+@pytest.mark.parametrize("unkeepable", ["a\0b", "a\ud800b"], ids=["NUL", "half a surrogate pair"])
+async def test_a_failure_whose_message_postgresql_cannot_keep_ends_its_tenant_all_the_same(
+    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch, unkeepable: str
+) -> None:
+    async def act(*_: object) -> None:
+        raise ValueError(unkeepable)
+
+    monkeypatch.setattr(registry.find(PLAIN), "act", act)
+    run = (await support.start(plane, operator, PLAIN)).run
+    assert await support.drain(plane, run.id) is Drained.EMPTY
+    done = await support.show(plane, run.id)
+    assert (done.outcome, len(done.failures)) == ("failed", 3)
+
+
 async def test_a_failed_run_leaves_one_event_in_the_outbox_and_a_good_one_none(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
@@ -317,6 +331,24 @@ async def test_a_run_that_waits_behind_a_healthy_queue_is_left_alone(
         await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=2)
     await sweeper.sweep(plane.db, plane.queue, plane.settings.model_copy(update={"stale_queued_s": 0}))
     assert (await support.show(plane, run.id)).status == "running"
+
+
+async def test_a_run_that_waits_while_all_workers_are_being_replaced_is_left_alone_until_none_came_for_long(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run, worker = (await support.start(plane, operator, PLAIN)).run, uuid.uuid4()
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("UPDATE operation_runs SET created_at = created_at - interval '1h'"))
+        await processes.beat(tx.session, worker, kind=processes.WORKER, slots=2)
+        await processes.leave(tx.session, worker)
+    async with plane.db.reading() as session:
+        assert await processes.live_workers(session) == []
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await support.show(plane, run.id)).status == "running"
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("UPDATE processes SET seen_at = seen_at - interval '1h'"))
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert (await support.show(plane, run.id)).failures[0].code == "no_worker"
 
 
 async def test_summary_counts_refuse_an_unknown_key() -> None:

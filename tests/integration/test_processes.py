@@ -19,6 +19,7 @@ from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.queue import QUEUE
 from opsplane.runbooks.service import Plane
+from opsplane.runs import processes
 from opsplane.tenants.models import Tenant
 from tests import support
 from tests.conftest import RUNBOOKS
@@ -82,8 +83,7 @@ async def test_a_worker_told_to_stop_finishes_its_chunk_and_leaves_nothing_lease
         leased = await session.scalar(
             text("SELECT count(*) FROM operation_run_items WHERE state = 'running' OR leased_by IS NOT NULL")
         )
-        alive = await session.scalar(text("SELECT count(*) FROM processes WHERE kind = 'worker'"))
-    assert (leased, alive) == (0, 0)
+        assert (leased, await processes.live_workers(session)) == (0, [])
 
 
 async def test_workers_go_on_from_postgres_while_redis_is_away(

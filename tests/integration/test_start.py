@@ -3,6 +3,9 @@
 import asyncio
 import random
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,14 +14,15 @@ from sqlalchemy import select, text
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.capabilities import Capability
-from opsplane.errors import MissingCapability, OpsplaneError
-from opsplane.runbooks import service
+from opsplane.db import Transaction
+from opsplane.errors import MissingCapability, OpsplaneError, ServiceUnavailable
+from opsplane.runbooks import idempotency, service
 from opsplane.runbooks.idempotency import IdempotencyKeyReused
 from opsplane.runbooks.locks import ScopeLocked
 from opsplane.runbooks.preflights import PreflightStale
 from opsplane.runbooks.reasons import ReasonRequired
 from opsplane.runbooks.registry import RunbookNotFound
-from opsplane.runbooks.service import ConfirmationMismatch, NothingToDo, Plane, Source
+from opsplane.runbooks.service import ConfirmationMismatch, NothingToDo, PerhapsStarted, Plane, Source
 from opsplane.runs.models import OperationRun
 from opsplane.tenants.models import Tenant
 from opsplane.tenants.universe import TenantNotAllowed
@@ -206,6 +210,45 @@ async def test_one_idempotency_key_is_one_run_and_one_answer(
     assert await support.count(plane, OperationRun) == 1
     with pytest.raises(IdempotencyKeyReused):
         await service.start(plane, support.order(tenant="acme"), by=operator, idempotency_key="k1")
+
+
+async def test_a_key_that_the_release_before_retries_has_kept_gets_its_answer(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    await support.add_findings(plane, tenants[0], 1)
+    order = support.order()
+    first = await service.start(plane, order, by=operator, idempotency_key="k1")
+    known = {name: value for name, value in asdict(order).items() if name != "retry_of"}
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(
+            text("UPDATE idempotency_keys SET fingerprint = :known"), {"known": idempotency.fingerprint(known)}
+        )
+    assert (await service.start(plane, order, by=operator, idempotency_key="k1")).run == first.run
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["the database is back", "it stays away"])
+async def test_a_start_whose_commit_nobody_answered_is_looked_for_and_else_called_uncertain(
+    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    transaction, asked = plane.db.transaction, list[Transaction]()
+
+    @asynccontextmanager
+    async def cut() -> AsyncIterator[Transaction]:
+        async with transaction() as tx:
+            if len(asked) > 1 and not back:
+                raise ServiceUnavailable("away", service="database")
+            asked.append(tx)
+            yield tx
+        if len(asked) == 2:  # the first was that of the preflight
+            raise ServiceUnavailable("away", service="database")
+
+    monkeypatch.setattr(plane.db, "transaction", cut)
+    if back:
+        assert (await support.start(plane, operator, "test.effects.plain")).run.status == "queued"
+    else:
+        with pytest.raises(PerhapsStarted, match="Idempotency-Key"):
+            await support.start(plane, operator, "test.effects.plain")
+    assert await support.count(plane, OperationRun) == 1
 
 
 async def test_mixed_starts_at_once_never_leave_two_overlapping_runs(

@@ -63,6 +63,13 @@ def test_waiting_for_workers_that_cannot_start_is_an_error_that_names_their_exit
     assert "exit codes 3, 3" in (given_up() or "")
 
 
+def test_ctrl_c_in_the_terminal_is_not_heard_by_workers_which_are_asked_to_end_once(started: list[Fleet]) -> None:
+    sleeping = "import time; time.sleep(60)"
+    started.append(Fleet([sys.executable, "-c", sleeping], dict(os.environ), 1))
+    [place] = started[0]._places
+    assert os.getpgid(place.process.pid) == place.process.pid != os.getpgid(0)
+
+
 def test_an_ending_fleet_replaces_nobody(tmp_path: Path, started: list[Fleet]) -> None:
     births = tmp_path / "births"
     code = f"import time; open({str(births)!r}, 'a').write('x'); time.sleep(60)"

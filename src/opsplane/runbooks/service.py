@@ -1,5 +1,6 @@
 """The one path: pages, REST, CLI and deploy hook all look and start here."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.config import Settings
-from opsplane.db import Database, Transaction, new_id, sqlstate
+from opsplane.db import Database, Transaction, first_line, new_id, sqlstate
 from opsplane.errors import Conflict, OpsplaneError, ServiceUnavailable
 from opsplane.queue import Queue
 from opsplane.runbooks import idempotency, locks, preflights, registry
@@ -60,6 +61,17 @@ class ConfirmationMismatch(OpsplaneError):
 
     def __init__(self, phrase: str) -> None:
         super().__init__(f"Type {phrase} to confirm.", confirmation_phrase=phrase)
+
+
+class PerhapsStarted(ServiceUnavailable):
+    """The database went away in the start transaction and did not come back to tell how that ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database went away before it said whether the run was started; look at the runs, or repeat this with "
+            "its Idempotency-Key, before you start another.",
+            service="database",
+        )
 
 
 @dataclass(frozen=True)
@@ -176,6 +188,7 @@ class _Starting:
     by: Actor
     idempotency_key: str | None
     run_id: uuid.UUID = field(default_factory=new_id)
+    written: asyncio.Event = field(default_factory=asyncio.Event)  # from here on a commit could have kept the run
 
     @property
     def group(self) -> str:
@@ -184,8 +197,11 @@ class _Starting:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal orders."""
-        return idempotency.fingerprint(asdict(self.order))
+        """Equal for equal orders, also for one that an older release has kept: what it did not know is left out."""
+        asked = asdict(self.order)
+        if self.order.retry_of is None:
+            del asked["retry_of"]
+        return idempotency.fingerprint(asked)
 
     async def replayed(self) -> Started | None:
         """The first answer to a repeated request, before anything is counted for it again."""
@@ -204,6 +220,8 @@ class _Starting:
         try:
             return await self._transaction(preflight_id)
         except ServiceUnavailable:
+            if not self.written.is_set():
+                raise
             return await self._committed_all_the_same()
         except DBAPIError as error:
             if sqlstate(error) not in RACES:
@@ -232,6 +250,7 @@ class _Starting:
             run = self._new_run(scope, seen)
             tx.session.add(run)
             await tx.session.flush()
+            self.written.set()
             details = {"type": run.type, "affected_count": seen.affected_count, "release": run.release}
             if scope.retry_of is not None:
                 details["retry_of_run_id"] = str(scope.retry_of)
@@ -242,21 +261,32 @@ class _Starting:
         return Started(out, replayed=False)
 
     async def _committed_all_the_same(self) -> Started:
-        """The run, if only the answer to its commit was lost with the connection; behind the lock this is certain.
+        """The run, if only the answer to its commit was lost with the connection.
 
         Raises:
-            ServiceUnavailable: nothing was committed, or the database is still away.
+            ServiceUnavailable: nothing was committed.
+            PerhapsStarted: the database is still away.
         """
+        try:
+            out = await self._found()
+        except (ServiceUnavailable, DBAPIError) as error:
+            log.warning("start_uncertain", run_id=str(self.run_id), error=first_line(error))
+            raise PerhapsStarted from error
+        if out is None:
+            raise ServiceUnavailable(
+                "The connection to the database was lost, and nothing was started; try again.", service="database"
+            )
+        log.warning("start_committed_unheard", run_id=str(self.run_id))
+        return Started(out, replayed=False)
+
+    async def _found(self) -> RunOut | None:
+        """The run, if it is there; behind the lock this is certain."""
         async with self.plane.db.transaction() as tx:
             await locks.take(tx.session, await self._scope(tx.session), self.group)
             if await tx.session.get(OperationRun, self.run_id) is None:
-                raise ServiceUnavailable(
-                    "The connection to the database was lost, and nothing was started; try again.", service="database"
-                )
-            out = await views.show(tx.session, self.run_id, base_url=self.plane.settings.base_url)
+                return None
             self._tell_after_commit(tx)
-        log.warning("start_committed_unheard", run_id=str(self.run_id))
-        return Started(out, replayed=False)
+            return await views.show(tx.session, self.run_id, base_url=self.plane.settings.base_url)
 
     def _tell_after_commit(self, tx: Transaction) -> None:
         announcing.wake_after_commit(tx, self.plane.queue, self.run_id)

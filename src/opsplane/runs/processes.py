@@ -8,7 +8,7 @@ import uuid
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -60,8 +60,9 @@ async def beat(session: AsyncSession, process_id: uuid.UUID, *, kind: str, slots
 
 
 async def leave(session: AsyncSession, process_id: uuid.UUID) -> None:
-    """Say that this process ends."""
-    await session.execute(delete(Process).where(Process.id == process_id))
+    """Say that this process ends: it is no longer alive, but it was until now."""
+    gone = func.clock_timestamp() - ALIVE_FOR
+    await session.execute(update(Process).where(Process.id == process_id).values(seen_at=gone))
 
 
 async def live_workers(session: AsyncSession) -> list[Process]:
@@ -69,9 +70,14 @@ async def live_workers(session: AsyncSession) -> list[Process]:
     return list(await session.scalars(alive_workers()))
 
 
-def alive_workers() -> Select[Process]:
+async def recent_workers(session: AsyncSession, within: timedelta) -> list[Process]:
+    """Workers that live, or lived within this time: those that a deploy is just replacing count."""
+    return list(await session.scalars(alive_workers(max(within, ALIVE_FOR))))
+
+
+def alive_workers(within: timedelta = ALIVE_FOR) -> Select[Process]:
     """The same as a statement, for questions that hold more than this one."""
-    alive = Process.seen_at > func.clock_timestamp() - ALIVE_FOR
+    alive = Process.seen_at > func.clock_timestamp() - within
     return select(Process).where(Process.kind == WORKER, alive)
 
 

@@ -116,16 +116,17 @@ async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None
 async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> None:
     """Fail runs that nobody can ever work on, so that their scope does not stay locked.
 
-    That is a queued run that waited `stale_queued_s` with no worker alive, or one whose
-    runbook version none of the living workers has code for. A run that waits behind a long
-    healthy queue is neither, nor is one whose items have all ended: that is only to be settled.
+    That is a run that waited `stale_queued_s` in which no worker was alive, or none with the code of its
+    runbook version. A run that waits behind a long healthy queue is neither, though all workers are just
+    being replaced, nor is one whose items have all ended: that is only to be settled.
     """
-    workers = await processes.live_workers(tx.session)
+    patience = timedelta(seconds=settings.stale_queued_s)
+    workers = await processes.recent_workers(tx.session, patience)
     old = await tx.session.scalars(
         select(run)
         .where((run.status == Status.QUEUED) | ((run.status == Status.RUNNING) & _has_items(*OPEN_ITEM_STATES)))
-        .where(run.created_at < func.clock_timestamp() - timedelta(seconds=settings.stale_queued_s))
-        .where(~_claimed_since(timedelta(seconds=settings.stale_queued_s)))
+        .where(func.greatest(run.created_at, run.resumed_at) < func.clock_timestamp() - patience)
+        .where(~_claimed_since(patience))
         .with_for_update(skip_locked=True)
         .limit(BATCH)
     )
@@ -136,7 +137,10 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> 
             )
             await _give_up(tx, queue, stale, "no_worker", message)
         elif workers and not processes.can_run(workers, stale.type, stale.runbook_version):
-            message = f"No living worker has version {stale.runbook_version} of {stale.type}; run the current one."
+            message = (
+                f"For {settings.stale_queued_s} s no worker had version {stale.runbook_version} of {stale.type}; "
+                "run the current one."
+            )
             await _give_up(tx, queue, stale, "runbook_gone", message)
 
 
