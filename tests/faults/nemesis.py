@@ -230,7 +230,8 @@ async def _stand(stand: Stand, result: Result, exits: int) -> list[Problem]:
             problems.append(Problem(Wrong.EXIT, f"{each.name} ended with {each.code} after {each.age_s} s"))
         if each.took_s is not None and each.took_s > SLOW_EXIT_S:
             problems.append(Problem(Wrong.EXIT, f"{each.name} took {each.took_s} s to end"))
-    if result.idle_in_transaction_s > IDLE_IN_TRANSACTION_S:
+    stood_still = any(hit.kind == "postgres_frozen" for hit in result.faults)  # it could not end anything then
+    if result.idle_in_transaction_s > IDLE_IN_TRANSACTION_S and not stood_still:
         problems.append(Problem(Wrong.LEAK, f"{result.idle_in_transaction_s} s idle in a transaction"))
     try:
         await stand.ready()
