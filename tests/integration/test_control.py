@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
-from opsplane.errors import MissingCapability
+from opsplane.errors import MissingCapability, ServiceUnavailable
 from opsplane.runbooks import control
 from opsplane.runbooks.locks import ScopeLocked
 from opsplane.runbooks.preflights import PreflightStale
@@ -195,6 +195,17 @@ async def test_a_queued_run_can_only_be_cancelled(
     with pytest.raises(InvalidTransition):
         await ask(plane, operator, run.id, what)
     assert run.can.model_dump() == {"pause": False, "resume": False, "cancel": True, "retry_failed": False}
+
+
+async def test_asking_while_a_process_that_stands_still_holds_the_run_is_answered_with_try_again(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    async with plane.db.transaction() as frozen:
+        await frozen.session.execute(select(OperationRun.id).with_for_update())
+        with pytest.raises(ServiceUnavailable, match="ask again"):
+            await ask(plane, operator, run_id, Ask.CANCEL)
+    assert (await ask(plane, operator, run_id, Ask.CANCEL)).outcome == "cancelled"
 
 
 async def test_nobody_without_the_right_to_run_may_ask(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
