@@ -15,6 +15,7 @@ from typing import TypeVar
 PENDING, RUNNING = "pending", "running"
 ENDED = frozenset({"succeeded", "failed", "skipped", "cancelled"})
 OPEN = frozenset({PENDING, RUNNING})
+GOOD = frozenset({"succeeded", "skipped"})  # the runbooks here have marks to leave in every tenant: none may be skipped
 RUN_MOVES = {
     None: {"queued"},
     "queued": {"running", "cancelling", "completed"},
@@ -155,8 +156,8 @@ def _marks(history: History) -> Iterator[Problem]:
         found = Counter(effect.n for effect in marks[item.run_id, item.key])
         if twice := sorted(n for n, times in found.items() if times > 1):
             yield Problem(Wrong.DUPLICATE, f"{_of(item)}: {twice}")
-        if item.state == "succeeded" and (missing := sorted(set(range(history.rows)) - found.keys())):
-            yield Problem(Wrong.LOST, f"{_of(item)} succeeded without {missing}")
+        if item.state in GOOD and (missing := sorted(set(range(history.rows)) - found.keys())):
+            yield Problem(Wrong.LOST, f"{_of(item)} {item.state} without {missing}")
         if found and (gaps := sorted(set(range(max(found))) - found.keys())):
             yield Problem(Wrong.LOST, f"{_of(item)} has gaps: {gaps}")
         if item.updated != found.total():

@@ -77,6 +77,14 @@ def lose_the_last_mark(found: History) -> None:
     found.items[0] = replace(found.items[0], updated=3)
 
 
+def skip_a_tenant(found: History) -> None:
+    del found.effects[:4]
+    found.items[0] = replace(found.items[0], state="skipped", updated=0)
+    found.moves[3] = replace(found.moves[3], becomes="skipped")
+    counts = {"updated": 4, "total": 2, "succeeded": 1, "failed": 0, "skipped": 1, "processed": 2}
+    found.runs[0] = replace(found.runs[0], counts=counts, updated=4)
+
+
 def mark_twice(found: History) -> None:
     found.effects.append(replace(found.effects[0], serial=7))
 
@@ -190,6 +198,7 @@ def run_twice_at_once(found: History) -> None:
 DOCTORS: list[tuple[Doctor, Wrong]] = [
     (lose_a_mark, Wrong.LOST),
     (lose_the_last_mark, Wrong.LOST),
+    (skip_a_tenant, Wrong.LOST),
     (forget_a_tenant, Wrong.LOST),
     (mark_twice, Wrong.DUPLICATE),
     (mark_a_strange_run, Wrong.DUPLICATE),

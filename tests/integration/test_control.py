@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
-from opsplane.errors import MissingCapability
+from opsplane.errors import MissingCapability, ServiceUnavailable
 from opsplane.runbooks import control
 from opsplane.runbooks.locks import ScopeLocked
 from opsplane.runbooks.preflights import PreflightStale
@@ -197,6 +197,17 @@ async def test_a_queued_run_can_only_be_cancelled(
     assert run.can.model_dump() == {"pause": False, "resume": False, "cancel": True, "retry_failed": False}
 
 
+async def test_asking_while_a_process_that_stands_still_holds_the_run_is_answered_with_try_again(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    async with plane.db.transaction() as frozen:
+        await frozen.session.execute(select(OperationRun.id).with_for_update())
+        with pytest.raises(ServiceUnavailable, match="ask again"):
+            await ask(plane, operator, run_id, Ask.CANCEL)
+    assert (await ask(plane, operator, run_id, Ask.CANCEL)).outcome == "cancelled"
+
+
 async def test_nobody_without_the_right_to_run_may_ask(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     run_id = await begun(plane, operator)
     viewer = Actor(kind=operator.kind, display="viewer", capabilities=frozenset({"platform.ops.view"}))
@@ -326,3 +337,20 @@ async def test_a_tenant_that_waits_for_another_try_says_why(
         [waiting] = [item for item in await item_views.page(session, run.id, after=None, limit=9) if item.attempts]
     assert (waiting.failure_code, waiting.retry_at is not None) == ("try_again", True)
     assert "not yet" in (waiting.failure_message or "")
+
+
+async def test_a_tenant_that_got_further_no_longer_says_what_once_held_it_up(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    async with plane.db.transaction() as tx:
+        lease = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20)
+        assert lease is not None
+        await leases.retry_later(tx.session, lease, "try_again", "not yet")
+        await tx.session.execute(text("UPDATE operation_run_items SET not_before = 'epoch' WHERE attempts > 0"))
+        again = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20)
+        assert again is not None
+        await leases.store(tx.session, again, cursor={"next": 1}, updated=1, errors=0, passes=0, lease_s=20)
+        await leases.release(tx.session, again)
+        [item] = [each for each in await item_views.page(tx.session, run_id, after=None, limit=9) if each.updated_count]
+    assert (item.state, item.failure_code, item.retry_at) == ("pending", None, None)

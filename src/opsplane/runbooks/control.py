@@ -2,9 +2,12 @@
 
 import uuid
 
+from sqlalchemy.exc import DBAPIError
+
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
-from opsplane.errors import Conflict
+from opsplane.db import sqlstate
+from opsplane.errors import Conflict, ServiceUnavailable
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.service import Plane, Source, Started, StartOrder
 from opsplane.runs import announcing, lifecycle, views
@@ -36,8 +39,21 @@ async def ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOu
         MissingCapability: 403.
         RunNotFound: 404.
         InvalidTransition: 409.
+        ServiceUnavailable: a process that stands still holds the run, for fifteen seconds at most.
     """
     by.require(Capability.RUNBOOKS_RUN)
+    try:
+        return await _ask(plane, run_id, what, by=by)
+    except DBAPIError as error:
+        if sqlstate(error) not in service.RACES:
+            raise
+        raise ServiceUnavailable(
+            f"Another process holds this run and does not let go; ask again in a few seconds to {what} it.",
+            service="database",
+        ) from error
+
+
+async def _ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOut:
     async with plane.db.transaction() as tx:
         if await runs.ask(tx.session, run_id, what, by=by):
             announcing.after_commit(tx, plane.queue, run_id)

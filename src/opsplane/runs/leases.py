@@ -136,6 +136,9 @@ async def store(
             passes=passes,
             attempts=func.greatest(item.attempts - 1, 0),
             lost_count=0,
+            not_before=None,
+            trouble_code=None,
+            trouble_message=None,
             lease_until=_after(lease_s),
             progress_at=func.clock_timestamp(),
         )
