@@ -124,8 +124,8 @@ async def opened(*, quick: bool = False) -> AsyncIterator[Stand]:
             tenants, exits, longest_s=2 if quick else 60,
         )  # fmt: skip
         for each in kept.values():
-            held.push_async_callback(each.end)
             each.begin()
+            held.push_async_callback(each.end)
         await stand.ready()
         yield stand
 

@@ -59,12 +59,12 @@ class Kept:
 
     async def end(self) -> None:
         """Kill the process and watch no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._process is not None:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+        assert self._process is not None
+        assert self._task is not None
+        self._task.cancel()
+        self._process.kill()  # before anything that could be cancelled
+        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.to_thread(self._process.wait)
 
     @property
     def pid(self) -> int:

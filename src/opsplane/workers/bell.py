@@ -18,6 +18,7 @@ log = structlog.get_logger()
 JOB_TIMEOUT_S = 3600  # a drain ends itself after a minute; arq, which would cancel it, must never be the one
 REDIS_TIMEOUT_S = 2.0
 PAUSE_S = 1.0
+CANCEL_AGAIN_S = 0.1
 
 
 class Bell:
@@ -53,8 +54,7 @@ class Bell:
             for task in worker.tasks.values():
                 task.add_done_callback(_forget)
             stopping.cancel()
-            serving.cancel()
-            await asyncio.gather(serving, stopping, return_exceptions=True)
+            await _end(serving)
             await worker.pool.aclose(close_connection_pool=True)
 
     def _worker(self) -> Worker:
@@ -90,6 +90,14 @@ def _forget(task: asyncio.Task[Any]) -> None:
     """A drain whose job cannot be marked as done in a Redis that is away has done its work all the same."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.warning("job_not_acknowledged", error=repr(error))
+
+
+async def _end(serving: asyncio.Task[None]) -> None:
+    """Cancel until it has ended: `wait_for`, in which redis-py sends, may swallow one before Python 3.12."""
+    while not serving.done():
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(serving, return_exceptions=True)  # what it failed with has been raised, or came too late
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
