@@ -47,6 +47,7 @@ class Base(DeclarativeBase):
         int: BigInteger(),
         uuid.UUID: Uuid(),
         dict[str, Any]: JSONB(none_as_null=True),
+        list[dict[str, Any]]: JSONB(none_as_null=True),
     }
 
 

@@ -21,12 +21,13 @@ log = structlog.get_logger()
 GRACE_S = 30
 LOOK_S = 1.0
 YOUNG_S = 10.0
+REST_S = 10.0
 YOUNG_DEATHS = 3  # one after another: it cannot even start
 
 
 @dataclass
 class Place:
-    """Room for one worker, which is filled again when it dies, unless none lives long there."""
+    """Room for one worker, which is filled again when it dies; not at once, if none lives long there."""
 
     command: Sequence[str]
     environment: dict[str, str]
@@ -41,19 +42,18 @@ class Place:
 
     @property
     def lost(self) -> bool:
-        """Whether it stays empty."""
+        """Whether no worker seems to live there."""
         return self.young_deaths >= YOUNG_DEATHS
 
     def look(self) -> None:
         """Fill the place again if its worker has died."""
-        if self.lost or self.process.poll() is None:
+        if self.process.poll() is None or (self.lost and time.monotonic() - self.since < REST_S):
             return
         young = time.monotonic() - self.since < YOUNG_S
         self.young_deaths = self.young_deaths + 1 if young else 0
-        log.error("worker_died", pid=self.process.pid, exit_code=self.process.returncode, gone_for_good=self.lost)
-        if not self.lost:
-            _let_go(self.process)
-            self.process, self.since = _start(self.command, self.environment), time.monotonic()
+        log.error("worker_died", pid=self.process.pid, exit_code=self.process.returncode)
+        _let_go(self.process)
+        self.process, self.since = _start(self.command, self.environment), time.monotonic()
 
 
 class Fleet:
@@ -71,7 +71,7 @@ class Fleet:
         Raises:
             ServiceUnavailable: none could be kept alive, so whoever waits for them waits for ever.
         """
-        if all(place.lost for place in self._places):
+        if all(place.lost and place.process.poll() is not None for place in self._places):
             codes = ", ".join(str(place.process.returncode) for place in self._places)
             raise ServiceUnavailable(
                 f"Every worker has ended (exit codes {codes}); `opsplane worker` shows why.", service="workers"

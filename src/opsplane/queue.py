@@ -34,22 +34,20 @@ class Queue:
         self.redis = connect(settings.redis_url, timeout_s=TIMEOUT_S)
         self.hints = Announcer(self.redis)
 
-    async def wake(self, run_id: uuid.UUID, *, jobs: int = JOBS_PER_WAKE, after_s: float = 0) -> bool:
-        """Ring for a run, now or later; True if Redis took it."""
+    async def wake(self, run_id: uuid.UUID, *, jobs: int = JOBS_PER_WAKE) -> bool:
+        """Ring for a run; True if Redis took it."""
         try:
-            for due in await self._due(jobs, after_s):
+            for place in await self._places(jobs):
                 # A new id each time: arq silently drops an id that a killed worker still seems to hold.
                 job_id = f"drain:{run_id}:{uuid.uuid4().hex}"
-                await self.redis.enqueue_job(DRAIN, str(run_id), _job_id=job_id, _defer_until=due, _expires=KEPT_FOR)
+                await self.redis.enqueue_job(DRAIN, str(run_id), _job_id=job_id, _defer_until=place, _expires=KEPT_FOR)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("wake_not_sent", run_id=str(run_id), error=repr(error))
             return False
         return True
 
-    async def _due(self, jobs: int, after_s: float) -> list[datetime]:
-        """When arq may hand them out: places in a line, for an hour between two clocks would be an hour's silence."""
-        if after_s:
-            return [datetime.now(UTC) + timedelta(seconds=after_s)] * jobs
+    async def _places(self, jobs: int) -> list[datetime]:
+        """Places in a line, which arq takes for times: an hour between two clocks would be an hour's silence."""
         last = int(await self.redis.incrby(LINE, jobs))
         return [EPOCH + timedelta(milliseconds=place) for place in range(last - jobs + 1, last + 1)]
 

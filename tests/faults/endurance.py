@@ -116,7 +116,7 @@ async def rolling(place: Stand, operator: Operator, rounds: int) -> bool:
     say(
         f"each exit took {spread(took)} s; unexpected exits {unexpected or 'none'}; problems {[str(each) for each in problems] or 'none'}"
     )
-    return outcome == "succeeded" and max(took) <= 25 and not unexpected and not problems
+    return (status, outcome) == ("running", "succeeded") and max(took) <= 25 and not unexpected and not problems
 
 
 async def valkey(place: Stand, operator: Operator, seconds: int) -> bool:

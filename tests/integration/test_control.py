@@ -260,6 +260,30 @@ async def test_retry_failed_repairs_only_the_tenants_that_failed(
     assert [(item.tenant_external_id, item.failure_code) for item in items] == [("globex", "runbook_error")]
 
 
+async def test_a_retried_run_says_so_and_offers_no_other_retry_once_that_has_succeeded(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    old = await support.finished_run(plane, operator, FAILS)
+    again = (await retry(plane, operator, old)).run.id
+    for outcome, offered in (("pending", False), ("failed", True)):
+        shown = await support.show(plane, old)
+        assert shown.retried_in is not None
+        assert (shown.retried_in.run_id, shown.retried_in.outcome, shown.can.retry_failed) == (again, outcome, offered)
+        await support.drain(plane, again)
+
+
+async def test_a_run_knows_who_asked_what_of_it(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    run_id = await begun(plane, operator)
+    for what in (Ask.PAUSE, Ask.RESUME, Ask.CANCEL):
+        await ask(plane, operator, run_id, what)
+    shown = await support.show(plane, run_id)
+    assert [(asked.what, asked.by) for asked in shown.asks] == [
+        ("pause", "tester"), ("resume", "tester"), ("cancel", "tester"),
+    ]  # fmt: skip
+    assert sorted(shown.asks, key=lambda asked: asked.at) == shown.asks
+    assert shown.asked == shown.asks[-1]
+
+
 async def test_a_retry_holds_the_scope_of_the_run_it_retries(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:

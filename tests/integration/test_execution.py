@@ -314,6 +314,20 @@ async def test_a_busy_plane_is_not_rung_again(plane: Plane, operator: Actor, ten
     assert await plane.queue.redis.zcard(QUEUE) == 1
 
 
+async def test_a_run_whose_place_in_the_line_was_lost_gets_another_though_the_plane_is_busy(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await begun(plane, operator)
+    async with plane.db.transaction() as tx:
+        await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=1)
+        await tx.session.execute(text("UPDATE operation_runs SET created_at = created_at - interval '61 s'"))
+    await claim(plane, run_id)
+    await plane.queue.redis.flushdb()
+    for _ in range(3):
+        await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert await plane.queue.redis.zcard(QUEUE) == 1
+
+
 async def test_rings_are_heard_in_their_order_by_workers_whose_clocks_are_wrong(plane: Plane) -> None:
     first, second = uuid.uuid4(), uuid.uuid4()
     for run_id in (first, second, first):

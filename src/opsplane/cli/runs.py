@@ -1,6 +1,5 @@
 """opsplane runs: list, show, watch, pause, resume, cancel, retry-failed."""
 
-import asyncio
 import uuid
 from typing import Annotated
 
@@ -22,6 +21,7 @@ NO_MATCH = "No run matches; leave out an option to see more."
 NONE_YET = "No run yet; start one: opsplane runbooks start KEY"
 
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is asked.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait.")]
 RunId = Annotated[uuid.UUID, typer.Argument(metavar="RUN", help="The run's id.")]
 
 
@@ -74,7 +74,7 @@ def show(run_id: RunId, json_: output.AsJson = False) -> None:
 @app.command()
 def watch(
     run_id: RunId,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait.")] = None,
+    timeout: Timeout = None,
     json_: output.AsJson = False,
 ) -> None:
     """Follow a run with rate and time left until it ends; Ctrl-C leaves the run alone."""
@@ -86,21 +86,25 @@ def watch(
 
 
 @app.command()
-def pause(run_id: RunId, as_: context.AsUser = None, wait: Wait = False, json_: output.AsJson = False) -> None:
+def pause(
+    run_id: RunId, as_: context.AsUser = None, wait: Wait = False, timeout: Timeout = None, json_: output.AsJson = False
+) -> None:
     """Ask a run to pause after the chunks in hand; its scope stays locked."""
-    _ask(run_id, Ask.PAUSE, as_, wait=wait, json_=json_)
+    _ask(run_id, Ask.PAUSE, as_, wait=wait, timeout_s=timeout, json_=json_)
 
 
 @app.command()
 def resume(run_id: RunId, as_: context.AsUser = None, json_: output.AsJson = False) -> None:
     """Let a paused run go on."""
-    _ask(run_id, Ask.RESUME, as_, wait=False, json_=json_)
+    _ask(run_id, Ask.RESUME, as_, wait=False, timeout_s=None, json_=json_)
 
 
 @app.command()
-def cancel(run_id: RunId, as_: context.AsUser = None, wait: Wait = False, json_: output.AsJson = False) -> None:
+def cancel(
+    run_id: RunId, as_: context.AsUser = None, wait: Wait = False, timeout: Timeout = None, json_: output.AsJson = False
+) -> None:
     """Ask a run to end after the chunks in hand; what is repaired stays repaired."""
-    _ask(run_id, Ask.CANCEL, as_, wait=wait, json_=json_)
+    _ask(run_id, Ask.CANCEL, as_, wait=wait, timeout_s=timeout, json_=json_)
 
 
 @app.command()
@@ -110,7 +114,7 @@ def retry_failed(
     reason_text: Annotated[str | None, typer.Option(help="Why, in 1 to 500 characters.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run even if nothing is wrong any more.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the new run until it ends.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait.")] = None,
+    timeout: Timeout = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gets the same run.")] = None,
     as_: context.AsUser = None,
     json_: output.AsJson = False,
@@ -128,16 +132,15 @@ def retry_failed(
     raise typer.Exit(context.run(act))
 
 
-def _ask(run_id: uuid.UUID, what: Ask, as_: str | None, *, wait: bool, json_: bool) -> None:
-    async def act(plane: Plane) -> None:
+def _ask(run_id: uuid.UUID, what: Ask, as_: str | None, *, wait: bool, timeout_s: float | None, json_: bool) -> None:
+    async def act(plane: Plane) -> int:
         shown = await control.ask(plane, run_id, what, by=await context.actor(plane, as_))
-        while wait and shown.status in {Status.PAUSING, Status.CANCELLING}:
-            await asyncio.sleep(watching.POLL_S)
-            async with plane.db.reading() as session:
-                shown = await views.show(session, run_id, base_url=plane.settings.base_url)
+        if wait:
+            shown = await watching.until_settled(plane, shown, timeout_s=timeout_s)
         sheets.whole(shown, json_=json_)
+        return context.TIMED_OUT if wait and shown.status in {Status.PAUSING, Status.CANCELLING} else 0
 
-    context.run(act)
+    raise typer.Exit(context.run(act))
 
 
 def _row(run: RunOut) -> tuple[object, ...]:

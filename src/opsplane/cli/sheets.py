@@ -14,10 +14,7 @@ def whole(shown: RunOut, *, json_: bool) -> None:
         output.as_json(shown)
         return
     output.facts(
-        _about(shown)
-        | {"Status": _status(shown), "Asked": _asked(shown)}
-        | _result(shown)
-        | {"Next": shown.next_step or None}
+        _about(shown) | {"Status": _status(shown)} | _asked(shown) | _result(shown) | {"Next": shown.next_step or None}
     )
     for told in shown.failures:
         output.out.print(failure(told))
@@ -37,7 +34,8 @@ def result(shown: RunOut) -> None:
 
 def scope(shown: RunOut) -> str:
     """A run's scope in words."""
-    return f"Tenant {shown.scope.tenant_external_id}" if shown.scope.tenant_id else "All tenants"
+    name = f"Tenant {shown.scope.tenant_external_id}" if shown.scope.tenant_id else "All tenants"
+    return f"{name} that failed in a run before" if shown.retry_of_run_id else name
 
 
 def failure(told: FailureOut) -> Text:
@@ -60,7 +58,7 @@ def _about(shown: RunOut) -> dict[str, object]:
         "Scope": scope(shown),
         "Started by": f"{by}, Break-glass" if shown.actor.break_glass else by,
         "Reason": _reason(shown),
-        "Retry of": shown.retry_of_run_id,
+        **({"Retry of": shown.retry_of_run_id} if shown.retry_of_run_id else {}),
         "View": shown.view_url,
     }
 
@@ -78,9 +76,15 @@ def _status(shown: RunOut) -> Text:
     return Text.assemble(status, ", ", looks.label("outcome", shown.outcome))
 
 
-def _asked(shown: RunOut) -> str | None:
+def _cancelled(counts: dict[str, int]) -> str:
+    ended_otherwise = sum(counts.get(key, 0) for key in ("succeeded", "skipped", "failed"))
+    cancelled = counts.get("processed", 0) - ended_otherwise
+    return f", {cancelled:,} cancelled" if cancelled else ""
+
+
+def _asked(shown: RunOut) -> dict[str, object]:
     asked = shown.asked
-    return None if asked is None else f"to {asked.what} by {asked.by}, {words.moment(asked.at)}"
+    return {} if asked is None else {"Asked": f"to {asked.what} by {asked.by}, {words.moment(asked.at)}"}
 
 
 def _result(shown: RunOut) -> dict[str, object]:
@@ -88,7 +92,7 @@ def _result(shown: RunOut) -> dict[str, object]:
     return {
         "Tenants": f"{counts.get('processed', 0):,} of {counts.get('total', 0):,}: "
         f"{counts.get('succeeded', 0):,} repaired, {counts.get('skipped', 0):,} nothing to repair, "
-        f"{counts.get('failed', 0):,} failed",
+        f"{counts.get('failed', 0):,} failed{_cancelled(counts)}",
         "Rows": f"{shown.context.updated_count:,} updated, {seen or 0:,} seen wrong",
         "Made": words.moment(shown.created_at),
         "Ended": None if shown.completed_at is None else words.moment(shown.completed_at),

@@ -73,6 +73,16 @@ async def started(plane: Plane, run: RunOut, *, wait: bool, timeout_s: float | N
     return 0
 
 
+async def until_settled(plane: Plane, shown: RunOut, *, timeout_s: float | None) -> RunOut:
+    """The run once it is no longer pausing or cancelling, or as it is when `timeout_s` has passed."""
+    ends = time.monotonic() + timeout_s if timeout_s is not None else None
+    while shown.status in {Status.PAUSING, Status.CANCELLING} and (ends is None or time.monotonic() < ends):
+        await asyncio.sleep(POLL_S)
+        async with plane.db.reading() as session:
+            shown = await views.show(session, shown.id, base_url=plane.settings.base_url)
+    return shown
+
+
 async def follow(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None, json_: bool) -> int:
     """Watch a run, print what became of it; returns the exit code. Nothing that ends the watching ends the run."""
     try:
@@ -85,7 +95,7 @@ async def follow(plane: Plane, run_id: uuid.UUID, *, timeout_s: float | None, js
     else:
         sheets.whole(shown, json_=json_)
     if shown.status is not Status.COMPLETED:
-        output.note(f"Timed out, and the run goes on; follow it again: opsplane runs watch {run_id}")
+        output.note(f"Timed out, and the run is {shown.status}; follow it again: opsplane runs watch {run_id}")
     return exit_code(shown)
 
 

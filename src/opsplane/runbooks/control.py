@@ -13,6 +13,7 @@ from opsplane.runbooks.service import Plane, Source, Started, StartOrder
 from opsplane.runs import announcing, lifecycle, views
 from opsplane.runs import control as runs
 from opsplane.runs.control import Ask
+from opsplane.runs.states import Status
 from opsplane.runs.views import RunOut
 
 
@@ -89,6 +90,7 @@ async def retry_failed(
     ):
         by.require(Capability.RUNBOOKS_RUN)
         old = await _retriable(plane, run_id)
+        phrase = registry.find(old.type).confirmation_phrase  # it was typed for more than this
     if reason is None and old.reason is not None and not by.break_glass:
         reason = (old.reason.code, old.reason.text)
     order = StartOrder(
@@ -97,7 +99,7 @@ async def retry_failed(
         source=source,
         retry_of=run_id,
         reason=reason,
-        confirmation=registry.find(old.type).confirmation_phrase,  # it was typed for more than this
+        confirmation=phrase,
         force=force,
     )
     return await service.start(plane, order, by=by, idempotency_key=idempotency_key)
@@ -106,6 +108,6 @@ async def retry_failed(
 async def _retriable(plane: Plane, run_id: uuid.UUID) -> RunOut:
     async with plane.db.reading() as session:
         old = await views.show(session, run_id, base_url=plane.settings.base_url)
-    if not old.can.retry_failed:
+    if old.status is not Status.COMPLETED or not old.summary_counts.get("failed"):
         raise NothingFailed(old)
     return old

@@ -15,8 +15,9 @@ class ScopeLocked(Conflict):
     code = "scope_locked"
 
     def __init__(self, run: OperationRun, view_url: str) -> None:
+        move = "resume or cancel it" if run.status == Status.PAUSED else "wait for it or look at it"
         super().__init__(
-            f"A run of {run.type} is {run.status} on an overlapping scope; wait for it or look at it: {view_url}",
+            f"A run of {run.type} is {run.status} on an overlapping scope; {move}: {view_url}",
             active_run_id=str(run.id),
             view_url=view_url,
         )

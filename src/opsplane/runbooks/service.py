@@ -251,6 +251,8 @@ class _Starting:
             tx.session.add(run)
             await tx.session.flush()
             self.written.set()
+            if scope.retry_of is not None:  # workers of the release before would expand it to every tenant
+                await lifecycle.begin(tx.session, run.id)
             details = {"type": run.type, "affected_count": seen.affected_count, "release": run.release}
             if scope.retry_of is not None:
                 details["retry_of_run_id"] = str(scope.retry_of)

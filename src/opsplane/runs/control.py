@@ -4,7 +4,8 @@ import uuid
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
@@ -51,7 +52,7 @@ async def ask(session: AsyncSession, run_id: uuid.UUID, what: Ask, *, by: Actor)
     if run.status not in sources(WANTED[what]) or (what is Ask.RESUME and run.status == Status.QUEUED):
         raise InvalidTransition(Status(run.status), WANTED[what])
     details = {"type": run.type, "status": run.status}
-    await lifecycle.move(session, run, WANTED[what], asked_by=by.display, stalled_at=None, **_marks(what))
+    await lifecycle.move(session, run, WANTED[what], asks=_and(what, by), stalled_at=None, **_marks(what))
     await lifecycle.record(session, RECORDED[what], run, by=by, details=details)
     return True
 
@@ -59,6 +60,12 @@ async def ask(session: AsyncSession, run_id: uuid.UUID, what: Ask, *, by: Actor)
 def _is_so(run: OperationRun, what: Ask) -> bool:
     cancelled = what is Ask.CANCEL and run.outcome == Outcome.CANCELLED
     return cancelled or run.status in {WANTED[what], DONE[what]}
+
+
+def _and(what: Ask, by: Actor) -> Any:
+    said = {"what": what, "by": by.display}
+    at = func.jsonb_build_object("at", func.clock_timestamp())
+    return OperationRun.asks.concat(func.jsonb_build_array(literal(said, JSONB()).concat(at)))
 
 
 def _marks(what: Ask) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks import registry
 from opsplane.runbooks.base import Chunk, Retry, Runbook
-from opsplane.runs import leases, lifecycle, processes
+from opsplane.runs import leases, lifecycle
 from opsplane.runs.chunks import ChunkSize
 from opsplane.runs.isolation import Isolation
 from opsplane.runs.leases import Key, Lease, LeaseLost, RunNotRunning
@@ -39,7 +39,6 @@ class Drained(StrEnum):
     SLICE_OVER = "slice_over"
     STOPPED = "stopped"
     UNKNOWN_RUNBOOK = "unknown_runbook"
-    ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class Drainer:
 
     async def _drain(self, run_id: uuid.UUID) -> Drained:
         runbook = await self._runbook_of(run_id)
-        if not isinstance(runbook, Runbook):
-            return runbook
+        if runbook is None:
+            return Drained.UNKNOWN_RUNBOOK
         await self._begin(run_id)
         size, ends = self._chunk_size(), time.monotonic() + SLICE_S
         while not self.stop.is_set():
@@ -186,19 +185,16 @@ class Drainer:
         if moved:
             self.hints.moved(run_id)
 
-    async def _runbook_of(self, run_id: uuid.UUID) -> Runbook | Drained:
-        """The run's runbook in the run's version, or why this process cannot work on it: releases overlap."""
+    async def _runbook_of(self, run_id: uuid.UUID) -> Runbook | None:
+        """The run's runbook in the run's version, if this process has it: during a deploy, others may."""
         async with self.db.transaction() as tx:
             run = await tx.session.get(OperationRun, run_id)
-            if run is None:
-                return Drained.EMPTY
-            runbook = registry.find(run.type) if registry.known(run.type) else None
-            if runbook is not None and runbook.version == run.runbook_version:
+        if run is not None and registry.known(run.type):
+            runbook = registry.find(run.type)
+            if runbook.version == run.runbook_version:
                 return runbook
-            workers = await processes.live_workers(tx.session)
-        log.warning("runbook_unknown_here", run_id=str(run_id), type=run.type, version=run.runbook_version)
-        known = processes.can_run(workers, run.type, run.runbook_version)
-        return Drained.ELSEWHERE if known else Drained.UNKNOWN_RUNBOOK
+        log.warning("runbook_unknown_here", run_id=str(run_id), type=run and run.type)
+        return None
 
     def _chunk_size(self) -> ChunkSize:
         settings = self.settings

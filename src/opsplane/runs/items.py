@@ -3,6 +3,7 @@
 import uuid
 from typing import Any
 
+import structlog
 from sqlalchemy import Select, case, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,6 +13,8 @@ from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRun
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState
 from opsplane.tenants.models import Tenant
 from opsplane.tenants.universe import allowed
+
+log = structlog.get_logger()
 
 MAX_LOST = 3
 
@@ -78,6 +81,7 @@ async def free_expired(session: AsyncSession) -> list[uuid.UUID]:
     )
     touched = list(rows)
     for run_id, key, tenant_id, state in touched:
+        log.warning("lease_expired", run_id=str(run_id), item=key, state=state)
         if state == ItemState.FAILED:
             message = f"Its worker died or fell silent {MAX_LOST} times; look at the workers' logs before you retry."
             await add_failure(session, run_id, key, tenant_id, code="worker_lost", message=message)

@@ -38,6 +38,10 @@ class OperationRun(Base):
         CheckConstraint("(status = 'completed') = (outcome <> 'pending')", name="outcome_when_completed"),
         Index("ix_operation_runs_type_id", "type", "id"),
         Index("ix_operation_runs_tenant_id_id", "tenant_id", "id"),
+        Index(
+            "ix_operation_runs_retry_of_run_id", "retry_of_run_id", "id",
+            postgresql_where="retry_of_run_id IS NOT NULL",
+        ),
         Index("ix_operation_runs_active", "id", postgresql_where="status <> 'completed'"),
         Index(
             "uq_operation_runs_identity_once",
@@ -86,7 +90,7 @@ class OperationRun(Base):
     woken_at: Mapped[datetime | None]
     pause_requested_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
-    asked_by: Mapped[str | None]  # who paused, resumed or cancelled it last
+    asks: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")  # what, by whom and when, in order
     paused_at: Mapped[datetime | None]
     resumed_at: Mapped[datetime | None]
     paused_ms: Mapped[int] = mapped_column(server_default="0")  # of pauses that are over

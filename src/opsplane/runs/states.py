@@ -59,6 +59,13 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 VERBS = {Status.PAUSING: "paused", Status.RUNNING: "resumed", Status.CANCELLING: "cancelled"}
 
 
+WHY_NOT = {
+    Status.QUEUED: ": it has not begun, but it can be cancelled",
+    Status.CANCELLING: ": it ends as soon as its workers have ended their chunks",
+    Status.COMPLETED: " any more: it is over",
+}
+
+
 class InvalidTransition(Conflict):
     """The run's status does not allow this."""
 
@@ -67,7 +74,7 @@ class InvalidTransition(Conflict):
     def __init__(self, current: Status, wanted: Status) -> None:
         verb = VERBS.get(wanted, wanted)
         super().__init__(
-            f"A run that is {current} cannot be {verb}; look at it again to see where it is.",
+            f"A run that is {current} cannot be {verb}{WHY_NOT.get(current, '')}.",
             run_status=current,
             wanted=wanted,
         )

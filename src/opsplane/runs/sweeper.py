@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 STALLED_AFTER = timedelta(seconds=120)
 WAKE_AGAIN_AFTER = timedelta(seconds=4)
+KEEP_IN_LINE_AFTER = timedelta(seconds=60)
 KEEP_IDEMPOTENCY_KEYS = timedelta(hours=72)
 KEEP_PREFLIGHTS = timedelta(days=30)
 BATCH = 100
@@ -77,7 +78,6 @@ async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> N
 async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Take tenants back from workers that fell silent."""
     for run_id in await items.free_expired(tx.session):
-        log.warning("lease_expired", run_id=str(run_id))
         announcing.after_commit(tx, queue, run_id)
         announcing.wake_after_commit(tx, queue, run_id, jobs=1)
 
@@ -86,13 +86,15 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
     """Ring again for runs that have work and were not rung for a while, as often as there are free slots.
 
     More would pile up in the queue in front of other runs, because every slice that ends rings for itself.
+    Without a free slot a run gets one place in the line, and that seldom: its own may have been lost.
     """
     free = await _free_slots(tx.session)
-    if free <= 0:
-        return
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
     waiting = select(item.run_id).where(item.run_id == run.id, item.state == ItemState.PENDING, due)
-    quiet = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
+    if free > 0:
+        quiet = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
+    else:
+        quiet = func.coalesce(run.woken_at, run.created_at) < func.clock_timestamp() - KEEP_IN_LINE_AFTER
     woken = await tx.session.scalars(
         update(run)
         .where(run.status == Status.RUNNING, quiet, waiting.exists())
@@ -100,14 +102,16 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
         .returning(run.id)
     )
     for run_id in woken.all():
-        announcing.wake_after_commit(tx, queue, run_id, jobs=min(free, JOBS_PER_WAKE))
+        announcing.wake_after_commit(tx, queue, run_id, jobs=max(1, min(free, JOBS_PER_WAKE)))
 
 
 async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Complete and pause runs whose last worker died between its last item and that, or that had none."""
     ended = (run.status == Status.RUNNING) & ~_has_items(*OPEN_ITEM_STATES)
     asked = run.status.in_([Status.PAUSING, Status.CANCELLING]) & ~_has_items(ItemState.RUNNING)
-    at_rest = await tx.session.scalars(select(run.id).where(ended | asked).limit(BATCH))
+    at_rest = await tx.session.scalars(
+        select(run.id).where(ended | asked).with_for_update(key_share=True, skip_locked=True).limit(BATCH)
+    )
     for run_id in at_rest.all():
         if await lifecycle.settle(tx.session, run_id):
             announcing.after_commit(tx, queue, run_id)

@@ -1,12 +1,14 @@
 """What REST and the CLI show of a run: the same words and numbers everywhere."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, Select, func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.errors import NotFound
@@ -18,6 +20,7 @@ from opsplane.runs.states import Outcome, Status, sources
 from opsplane.tenants.models import Tenant
 
 MAX_FAILURES = 100
+MAX_ASKS = 50
 
 
 class ScopeOut(BaseModel):
@@ -80,7 +83,7 @@ class ProgressOut(BaseModel):
 
 
 class AskedOut(BaseModel):
-    """What was asked of a run last, by whom and when."""
+    """What was asked of a run, by whom and when."""
 
     what: Literal["pause", "resume", "cancel"]
     by: str
@@ -94,6 +97,15 @@ class CanOut(BaseModel):
     resume: bool = False
     cancel: bool = False
     retry_failed: bool = False
+
+
+class RetryOut(BaseModel):
+    """The newest run over the tenants that failed in this one."""
+
+    run_id: uuid.UUID
+    status: Status
+    outcome: Outcome
+    view_url: str
 
 
 class RunOut(BaseModel):
@@ -110,6 +122,7 @@ class RunOut(BaseModel):
     reason: ReasonOut | None
     release: str | None
     retry_of_run_id: uuid.UUID | None = None
+    retried_in: RetryOut | None = None
     summary_counts: dict[str, int]
     context: ContextOut
     failures: list[FailureOut]
@@ -118,6 +131,7 @@ class RunOut(BaseModel):
     next_step: str
     can: CanOut = CanOut()
     asked: AskedOut | None = None
+    asks: list[AskedOut] = []
     created_at: datetime
     started_at: datetime | None
     paused_at: datetime | None = None
@@ -149,7 +163,8 @@ async def show(session: AsyncSession, run_id: uuid.UUID, *, base_url: str) -> Ru
     run: OperationRun = row[0]
     counts = run.summary_counts if run.completed_at else await summary.count(session, run_id)
     pulse = Pulse() if run.completed_at else await _pulse(session, run_id)
-    return _present(row, counts, await _failures(session, run), base_url=base_url, pulse=pulse)
+    retry = (await _retries(session, [run_id], base_url)).get(run_id)
+    return _present(row, counts, await _failures(session, run), base_url=base_url, pulse=pulse, retry=retry)
 
 
 @dataclass(frozen=True)
@@ -173,7 +188,28 @@ async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_ur
     """Runs as a list shows them, without failures; only those that go on are counted anew, and those are few."""
     rows = (await session.execute(runs)).all()
     live = {row[0].id: await summary.count(session, row[0].id) for row in rows if row[0].completed_at is None}
-    return [_present(row, live.get(row[0].id, row[0].summary_counts), [], base_url=base_url) for row in rows]
+    retries = await _retries(session, [row[0].id for row in rows], base_url)
+    return [
+        _present(
+            row, live.get(row[0].id, row[0].summary_counts), [], base_url=base_url, retry=retries.get(row[0].id)
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def _retries(session: AsyncSession, run_ids: Sequence[uuid.UUID], base_url: str) -> dict[uuid.UUID, RetryOut]:
+    run = OperationRun
+    newest = (
+        select(run.retry_of_run_id, run.id, run.status, run.outcome)
+        .ext(distinct_on(run.retry_of_run_id))
+        .where(run.retry_of_run_id.in_(run_ids))
+        .order_by(run.retry_of_run_id, run.id.desc())
+    )
+    return {
+        of: RetryOut(run_id=id_, status=Status(status), outcome=Outcome(outcome), view_url=view_url(base_url, id_))
+        for of, id_, status, outcome in await session.execute(newest)
+        if of is not None
+    }
 
 
 def newest_first(
@@ -221,8 +257,10 @@ def _present(
     *,
     base_url: str,
     pulse: Pulse = Pulse(),
+    retry: RetryOut | None = None,
 ) -> RunOut:
     run, external_id, elapsed_s = row
+    asks = [AskedOut.model_validate(asked) for asked in run.asks[-MAX_ASKS:]]
     stalled = run.stalled_at is not None and run.completed_at is None
     return RunOut(
         id=run.id,
@@ -238,6 +276,7 @@ def _present(
         reason=ReasonOut(code=run.reason_code, text=run.reason_text) if run.reason_code else None,
         release=run.release,
         retry_of_run_id=run.retry_of_run_id,
+        retried_in=retry,
         summary_counts=summary.checked(counts),
         context=ContextOut(
             preflight=PreflightContext(affected_count=run.preflight_affected_count),
@@ -249,9 +288,16 @@ def _present(
         failures=failures,
         progress=_progress(run, counts, float(elapsed_s), pulse),
         stalled=stalled,
-        next_step=words.next_step(Status(run.status), Outcome(run.outcome), stalled=stalled, workers=pulse.workers),
-        can=_can(Status(run.status), counts),
-        asked=_asked(run),
+        next_step=words.next_step(
+            Status(run.status),
+            Outcome(run.outcome),
+            stalled=stalled,
+            workers=pulse.workers,
+            retried=None if retry is None else retry.outcome,
+        ),
+        can=_can(Status(run.status), counts, retry),
+        asked=asks[-1] if asks else None,
+        asks=asks,
         created_at=run.created_at,
         started_at=run.started_at,
         paused_at=run.paused_at,
@@ -260,24 +306,14 @@ def _present(
     )
 
 
-def _can(status: Status, counts: dict[str, int]) -> CanOut:
+def _can(status: Status, counts: dict[str, int], retry: RetryOut | None) -> CanOut:
+    retried = retry is not None and retry.outcome in {Outcome.PENDING, Outcome.SUCCEEDED}
     return CanOut(
         pause=status in sources(Status.PAUSING),
         resume=status in {Status.PAUSING, Status.PAUSED},
         cancel=status in sources(Status.CANCELLING),
-        retry_failed=status is Status.COMPLETED and counts.get("failed", 0) > 0,
+        retry_failed=status is Status.COMPLETED and counts.get("failed", 0) > 0 and not retried,
     )
-
-
-def _asked(run: OperationRun) -> AskedOut | None:
-    asked: list[tuple[datetime | None, Literal["pause", "resume", "cancel"]]] = [
-        (run.pause_requested_at, "pause"), (run.resumed_at, "resume"), (run.cancel_requested_at, "cancel"),
-    ]  # fmt: skip
-    times = [(at, what) for at, what in asked if at is not None]
-    if not times:
-        return None
-    at, what = max(times)
-    return AskedOut(what=what, by=run.asked_by or "unknown", at=at)
 
 
 def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float, pulse: Pulse) -> ProgressOut:

@@ -52,8 +52,18 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def next_step(status: Status, outcome: Outcome, *, stalled: bool, workers: bool = True) -> str:
+RETRIED = {
+    Outcome.PENDING: "Its failed tenants are being retried in a run of their own.",
+    Outcome.SUCCEEDED: "Its failed tenants were retried in a run of their own, and are done.",
+}
+
+
+def next_step(
+    status: Status, outcome: Outcome, *, stalled: bool, workers: bool = True, retried: Outcome | None = None
+) -> str:
     """What happens now, or what an operator can do."""
+    if retried in RETRIED:
+        return RETRIED[retried]
     if stalled:
         return "No worker carries it on. Start one: opsplane worker"
     if not workers and status in {Status.QUEUED, Status.RUNNING}:
@@ -79,7 +89,7 @@ def pace(
     """How fast it is, and how long it still takes, once that can be told; or for how long nothing has moved."""
     if status is Status.RUNNING and quiet_s is not None and quiet_s >= QUIET_AFTER_S:
         return f"nothing for {duration(quiet_s * 1000)}"
-    parts = [f"{number(rows_per_s)} rows/s"] if rows_per_s else []
+    parts = [f"{number(rows_per_s)} rows/s"] if rows_per_s and status is not Status.PAUSED else []
     if eta_s is not None and fraction >= PACE_AFTER and status is Status.RUNNING:
         parts.append(f"about {duration(eta_s * 1000)} left" if eta_s >= 1 else "less than 1 s left")
     return ", ".join(parts)

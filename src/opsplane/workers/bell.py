@@ -82,8 +82,6 @@ class Bell:
             return  # logged where it was noticed; the sweeper rings again when the database is back
         if drained in {Drained.SLICE_OVER, Drained.STOPPED}:
             await self._queue.wake(parsed, jobs=1)
-        if drained is Drained.ELSEWHERE:
-            await self._queue.wake(parsed, jobs=1, after_s=PAUSE_S)
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
