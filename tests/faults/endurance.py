@@ -41,7 +41,8 @@ class Operator:
     def __init__(self, place: Stand) -> None:
         self.place = place
         headers = {"Authorization": f"Bearer {place.token}"}
-        self.client = httpx.AsyncClient(base_url=place.url, headers=headers, timeout=30)
+        fresh = httpx.Limits(max_keepalive_connections=0)  # an idle one may be closed just as it is used again
+        self.client = httpx.AsyncClient(base_url=place.url, headers=headers, timeout=30, limits=fresh)
         self.started: dict[str, list[str]] = {}
 
     async def start(self, runbook: str, tenant: str | None = None, key: str | None = None) -> str:
