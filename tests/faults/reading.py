@@ -25,13 +25,22 @@ async def watermark(control: Control) -> int:
 
 
 async def read(control: Control, since: int, *, rows: int, tenants: int) -> History:
-    """What happened since then."""
-    runs = await control.rows(RUNS, since)
+    """What happened since then, as it was at one moment: a run that still goes on must not look as if it had lost some."""
+    connection = await control.connect()
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            return await _read(connection, since, rows=rows, tenants=tenants)
+    finally:
+        await connection.close()
+
+
+async def _read(connection: Any, since: int, *, rows: int, tenants: int) -> History:
+    runs = await connection.fetch(RUNS, since)
     ids = [run["id"] for run in runs]
-    moves = await control.rows("SELECT * FROM run_moves WHERE serial > $1 ORDER BY serial", since)
-    item_moves = await control.rows("SELECT * FROM item_moves WHERE serial > $1 ORDER BY serial", since)
-    effects = await control.rows("SELECT * FROM effects WHERE serial > $1 ORDER BY serial", since)
-    audited = await control.rows(
+    moves = await connection.fetch("SELECT * FROM run_moves WHERE serial > $1 ORDER BY serial", since)
+    item_moves = await connection.fetch("SELECT * FROM item_moves WHERE serial > $1 ORDER BY serial", since)
+    effects = await connection.fetch("SELECT * FROM effects WHERE serial > $1 ORDER BY serial", since)
+    audited = await connection.fetch(
         "SELECT subject_id, action FROM audit_events WHERE subject_type = 'operation_run' AND subject_id = ANY($1)",
         [str(each) for each in ids],
     )
@@ -39,7 +48,7 @@ async def read(control: Control, since: int, *, rows: int, tenants: int) -> Hist
         rows=rows,
         tenants=tenants,
         runs=[_run(row) for row in runs],
-        items=[_item(row) for row in await control.rows(ITEMS, ids)],
+        items=[_item(row) for row in await connection.fetch(ITEMS, ids)],
         effects=[_effect(row) for row in effects],
         moves=[_run_move(row) for row in moves] + [_item_move(row) for row in item_moves],
         audited=[Audited(row["subject_id"], row["action"]) for row in audited],
