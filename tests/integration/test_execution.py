@@ -21,6 +21,7 @@ from opsplane.runs.drain import Drained
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.tenants.models import Tenant
 from tests import support
+from tests.integration.test_processes import until
 
 PLAIN = "test.effects.plain"
 ROWS = 40  # of each tenant, as in tests/runbooks/effects.py
@@ -178,8 +179,16 @@ async def test_a_worker_that_lost_the_database_gives_back_what_it_is_not_at_work
 ) -> None:
     run_id = await begun(plane, operator, "test.effects.slow")
     worker = support.drainer(plane)
+
+    async def written() -> bool:
+        return await effects(plane) > (0, 0)
+
+    async def busy() -> bool:
+        return bool(worker.at_work)
+
     cut_off = asyncio.create_task(worker.drain(run_id))
-    await asyncio.sleep(0.45)
+    await until(written)
+    await asyncio.sleep(0.1)  # into the next chunk, which dwells in its transaction
     async with plane.db.transaction() as tx:
         never_heard_of = await leases.claim(tx.session, run_id, worker.worker, lease_s=20)
         await tx.session.execute(
@@ -192,7 +201,7 @@ async def test_a_worker_that_lost_the_database_gives_back_what_it_is_not_at_work
         await cut_off
     assert worker.left_behind.is_set()
     at_work = asyncio.create_task(worker.drain(run_id))
-    await asyncio.sleep(0.2)
+    await until(busy)
     assert never_heard_of is not None
     assert await worker.give_back_left_behind() == [run_id]
     async with plane.db.reading() as session:
