@@ -256,6 +256,7 @@ function openRetry() {
 
 /** Who they are, if they are few enough to be read. */
 function failedNames() {
+  if (run.scope.tenant_id) return "";
   const names = run.failures.map((failure) => failure.tenant_external_id).filter(Boolean);
   return names.length && names.length <= FEW && names.length === run.summary_counts.failed ? `: ${names.join(", ")}` : "";
 }

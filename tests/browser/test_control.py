@@ -83,6 +83,11 @@ def outcome(page: Page) -> Locator:
     return page.locator("[data-badge-slot=outcome]")
 
 
+async def bar(page: Page) -> float:
+    """How much of it is full."""
+    return float(await page.locator("#bar").evaluate("bar => bar.value"))
+
+
 def steps(page: Page) -> Locator:
     return page.locator(".timeline [data-step] strong, .timeline [data-step] strong + .muted:not(:empty)")
 
@@ -207,7 +212,7 @@ async def test_cancel_tells_how_far_it_is_esc_keeps_it_and_what_is_repaired_stay
     done = await effects(plane)
     assert done["acme"] == 40
     assert "initech" not in done
-    assert await page.locator("#bar").evaluate("bar => bar.value") == pytest.approx(sum(done.values()) / 120, abs=0.001)
+    assert await bar(page) == pytest.approx(sum(done.values()) / 120, abs=0.001)
     await expect(steps(page).nth(3)).to_have_text("Cancel asked")
     await expect(steps(page).nth(4)).to_have_text(f"by {OLGA}")
 
@@ -244,6 +249,7 @@ async def test_cancelling_what_somebody_has_cancelled_already_does_no_harm_and_n
     run = await begun(plane, operator, held=True)
     page = await stage.page(f"{RUNS}/{run}", await stage.operator())
     stage.announce("ERR_.* GET .*/events")
+    await expect(page.locator("#pill")).to_have_text("Live")
     await page.route("**/events", lambda route: route.abort())  # she does not see what he does
     server.cut()
     await button(page, "Cancel…").click()
@@ -599,12 +605,14 @@ async def test_a_run_names_the_retry_of_its_failed_tenants_and_how_it_ends(
     retried = page.locator(".retried")
     await expect(retried).to_be_hidden()
     again = (await control.retry_failed(plane, old, by=operator, source=Source.CLI)).run
-    await expect(retried).to_have_text(f"Its failed tenants were retried in run {again.id} Queued")
+    await expect(retried).to_have_text(f"Its failed tenants were retried in run {again.id} Running")
     await expect(button(page, "Retry 1 failed tenant…")).to_be_hidden()
     await support.drain(plane, again.id)
     await expect(retried).to_have_text(f"Its failed tenants were retried in run {again.id} Failed")
     await expect(button(page, "Retry 1 failed tenant…")).to_be_visible()
+    assert await bar(page) == pytest.approx(100 / 120, abs=0.001)
     await page.reload()
+    assert await bar(page) == pytest.approx(100 / 120, abs=0.001)
     await expect(page.locator(".facts [data-retried]")).to_have_text(re.compile(rf"run {again.id}\s+Failed"))
     await retried.get_by_role("link").click()
     await expect(page).to_have_url(f"{stage.base_url}{RUNS}/{again.id}")
