@@ -587,7 +587,7 @@ async def test_the_timeline_remembers_everything_that_was_asked_live_and_after_a
     stage: Stage, plane: Plane, tenants: list[Tenant], operator: Actor
 ) -> None:
     run = await begun(plane, operator, held=True)
-    page = await stage.page(f"{RUNS}/{run}", await stage.operator())
+    page = await stage.page(f"{RUNS}/{run}", olga := await stage.operator())
     for what in (Ask.PAUSE, Ask.RESUME, Ask.PAUSE, Ask.RESUME, Ask.CANCEL):
         await control.ask(plane, run, what, by=Actor.shell("omar"))
     asks = ["Pause asked", "Resumed", "Pause asked", "Resumed", "Cancel asked"]
@@ -595,6 +595,8 @@ async def test_the_timeline_remembers_everything_that_was_asked_live_and_after_a
     await expect(steps(page)).to_have_text(said)
     await page.reload()
     await expect(steps(page)).to_have_text(said)
+    as_sent = await stage.page(f"{RUNS}/{run}", olga, java_script_enabled=False)
+    await expect(steps(as_sent)).to_have_text(said)
 
 
 async def test_a_run_names_the_retry_of_its_failed_tenants_and_how_it_ends(
