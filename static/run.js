@@ -1,7 +1,7 @@
 // One run: live by a stream while it goes on, by polling when the stream is stale; only what changed is touched.
 // And what operators ask of it: to pause, resume, cancel, and to try again what failed.
 
-import { $, $$, announce, ask, badge, busy, complain, connection, found, guard, here as pathOf, lost, number, once, patch, plural, showBadge, showProblem, showTime, toast, used } from "./shell.js";
+import { $, $$, announce, ask, badge, busy, complain, connection, found, guard, here as pathOf, lost, number, once, patch, plural, showBadge, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
 
 const STALE_MS = 22_000; // two of the server's ticks, and a little
 const POLL_MS = 5000;
@@ -21,16 +21,37 @@ function showRun(snapshot) {
   showBadge($('[data-badge-slot="outcome"]'), "outcome", run.outcome);
   $('[data-badge-slot="outcome"]').hidden = run.status !== "completed";
   const slot = run.status === "completed" ? "outcome" : "status";
-  $("#bar").value = run.progress.fraction;
+  $("#bar").value = shareDone();
   $("#bar").className = $(`[data-badge-slot=${slot}] .badge`).classList[1];
   showNextStep();
   document.title = `${run.type_label} – ${(run.status === "completed" ? run.outcome : run.status).replaceAll("_", " ")} · opsplane`;
   showFailures();
   showTimeline();
+  showRetried();
   tell();
   detail.dataset.status = run.status;
   showControl();
   if (!$("details").open) $("#json").textContent = JSON.stringify(run, null, 2);
+}
+
+/** Where tenants failed, it is over and yet not all is done. */
+function shareDone() {
+  if (!["partially_succeeded", "failed"].includes(run.outcome)) return run.progress.fraction;
+  const { updated = 0, processed = 0, failed = 0, total = 0 } = run.summary_counts;
+  const affected = run.context.preflight.affected_count;
+  return affected ? Math.min(1, updated / affected) : (processed - failed) / Math.max(1, total);
+}
+
+/** The newest run over the tenants that failed in this one, and how that stands. */
+function showRetried() {
+  const next = run.retried_in;
+  for (const place of $$("[data-retried]")) {
+    place.hidden = !next;
+    if (!next) continue;
+    $("a", place).href = pathOf(next.view_url);
+    $("code", place).textContent = next.run_id;
+    showRunBadge($("[data-slot]", place), next);
+  }
 }
 
 /** What happens next; where nothing does until somebody acts, loudly. Below it, who asked for what is going on. */
@@ -86,7 +107,7 @@ function showFailures() {
 function showTimeline() {
   $(".timeline [data-stalled]").hidden = !run.stalled;
   showStep("step", "started", run.started_at);
-  showStep("step", run.asked?.what, run.asked?.at, run.asked?.by);
+  for (const asked of run.asks) showStep("step", asked.what, asked.at, asked.by);
   showStep("step", "paused", run.paused_at);
   showStep("outcome", run.outcome, run.completed_at);
 }
@@ -181,8 +202,8 @@ function dialogOf(dialog, { isTyped = () => false, isComplete = () => true, word
     problems.replaceChildren();
     once(go, words, act).then(say, (problem) => refused(dialog.open ? problems : refusal, problem));
   });
-  // The button that opened it may be gone by now; then the focus has stayed behind.
-  dialog.addEventListener("close", () => dialog.contains(document.activeElement) && $("h1").focus());
+  // The button that opened it may be gone by now; then the focus has stayed behind, or has been dropped already.
+  dialog.addEventListener("close", () => (document.activeElement === document.body || dialog.contains(document.activeElement)) && $("h1").focus());
   return dialog;
 }
 
@@ -199,7 +220,9 @@ function openCancel() {
 function describeCancel() {
   const { total = 0, processed = 0 } = run.summary_counts;
   const rest = plural(total - processed, "tenant");
-  let left = total ? `What is repaired stays repaired; ${rest} ${rest === "1 tenant" ? "is" : "are"} left alone.` : "Nothing is changed.";
+  let left = "Nothing is changed.";
+  if (rest === "1 tenant") left = "What is repaired stays repaired. 1 tenant has not ended: not begun, it is left alone; in work, it keeps what its chunks have done so far.";
+  else if (total) left = `What is repaired stays repaired. ${rest} have not ended: those not begun are left alone, those in work keep what their chunks have done so far.`;
   if (!run.can.cancel) left = completed() ? "It has ended: there is nothing left to cancel." : `${run.asked?.by} has asked for it already.`;
   $("#cancel-far").textContent = `So far: ${run.progress.said.replace(/^W/, "w")}.`;
   $("#cancel-left").textContent = left;
@@ -214,12 +237,14 @@ function cancelled() {
 }
 
 const retrying = $("#retry") && dialogOf($("#retry"), { words: "Starting…", isTyped: () => reason.value !== reason.before, isComplete: hasReason, act: retry, tell: retried });
+const FEW = 5;
 const reason = $("#retry [name=text]");
 const kept = `opsplane-reason-${run.id}`; // what was typed outlives a session that has ended
 let attempt; // of an opened dialog: a second click is the same start
 
 function openRetry() {
   for (const place of $$("[data-failed]", retrying)) place.textContent = failedTenants();
+  $("[data-who]", retrying).textContent = failedNames();
   $("[type=submit]", retrying).textContent = `Retry ${failedTenants()}`;
   $("[data-problem]", retrying).replaceChildren();
   $("form", retrying).reset();
@@ -227,6 +252,13 @@ function openRetry() {
   complain(reason, "");
   attempt = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
   retrying.showModal();
+}
+
+/** Who they are, if they are few enough to be read. */
+function failedNames() {
+  if (run.scope.tenant_id) return "";
+  const names = run.failures.map((failure) => failure.tenant_external_id).filter(Boolean);
+  return names.length && names.length <= FEW && names.length === run.summary_counts.failed ? `: ${names.join(", ")}` : "";
 }
 
 function hasReason() {
@@ -248,6 +280,7 @@ function retried(next) {
   sessionStorage.removeItem(kept);
   retrying.close();
   toast("Run queued", `${run.type_label} on ${failedTenants()}`, { href: pathOf(next.view_url), text: "View run" }).focus();
+  follow();
 }
 
 // ---- The grid of tenants: one path a state, however many tenants there are
@@ -423,7 +456,6 @@ function showFigures(figures) {
 
 function finish() {
   close();
-  clearInterval(watch);
   clearTimeout(itemsDue);
   connection("over");
   showItems().catch(failed);
@@ -452,24 +484,36 @@ async function poll() {
 
 const worthATry = () => silences < 2 || performance.now() - lastHeard > 60_000;
 
+/** Of a run that has ended only a retry can change something: one to come, or one that goes on. */
+async function follow() {
+  const { can, retried_in: next } = run;
+  if (!can.retry_failed && (!next || next.status === "completed")) return;
+  try {
+    showRun(await ask(path, { background: true }));
+    connection("over");
+  } catch (problem) {
+    if (next) failed(problem); // else the page is as right as any that has ended
+  }
+}
+
 function look() {
-  if (document.hidden || completed()) return;
+  if (document.hidden) return;
+  if (completed()) return void follow();
   if (stream && stream.readyState !== EventSource.CLOSED && performance.now() - lastHeard < STALE_MS) return;
   if (stream?.readyState === EventSource.OPEN) silences += 1;
   close();
   poll();
 }
 
-const watch = setInterval(look, POLL_MS);
+setInterval(look, POLL_MS);
 
 function visibility() {
-  if (completed()) return;
-  if (document.hidden) close();
+  if (completed()) look();
+  else if (document.hidden) close();
   else open();
 }
 
 document.addEventListener("visibilitychange", visibility);
 addEventListener("pagehide", close);
 addEventListener("pageshow", (event) => event.persisted && visibility());
-if (completed()) clearInterval(watch);
-else open();
+if (!completed()) open();

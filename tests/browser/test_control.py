@@ -16,7 +16,7 @@ from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.runbooks import control, registry
 from opsplane.runbooks.base import Impact
-from opsplane.runbooks.service import Plane
+from opsplane.runbooks.service import Plane, Source
 from opsplane.runs import leases, lifecycle
 from opsplane.runs.control import Ask
 from opsplane.tenants.models import Tenant
@@ -29,6 +29,7 @@ from tests.browser.test_keyboard import press, tab_to
 
 OLGA, OMAR = "olga@ops.test", "omar@ops.test"
 TRANSIENT = "test.effects.transient"
+REST = "have not ended: those not begun are left alone, those in work keep what their chunks have done so far."
 RIPE_S = 0.6  # the page takes no click on a button that has only just come up
 
 
@@ -80,6 +81,11 @@ def status(page: Page) -> Locator:
 
 def outcome(page: Page) -> Locator:
     return page.locator("[data-badge-slot=outcome]")
+
+
+async def bar(page: Page) -> float:
+    """How much of it is full."""
+    return float(await page.locator("#bar").evaluate("bar => bar.value"))
 
 
 def steps(page: Page) -> Locator:
@@ -186,10 +192,10 @@ async def test_cancel_tells_how_far_it_is_esc_keeps_it_and_what_is_repaired_stay
     await press(page, "Enter")
     dialog = page.get_by_role("dialog", name="Cancel Effects on all tenants?")
     await expect(dialog).to_contain_text("So far: 0 of 120 rows (0 %).")
-    await expect(dialog).to_contain_text("What is repaired stays repaired; 3 tenants are left alone.")
+    await expect(dialog).to_contain_text(f"What is repaired stays repaired. 3 tenants {REST}")
     drained = asyncio.create_task(support.drain(plane, run))
     await expect(dialog).to_contain_text("So far: 40 of 120 rows (33 %).")
-    await expect(dialog).to_contain_text("2 tenants are left alone.")
+    await expect(dialog).to_contain_text(f"2 tenants {REST}")
     await expect(button(dialog, "Keep it running")).to_be_focused()
     await press(page, "Escape")
     await expect(dialog).to_be_hidden()
@@ -206,7 +212,7 @@ async def test_cancel_tells_how_far_it_is_esc_keeps_it_and_what_is_repaired_stay
     done = await effects(plane)
     assert done["acme"] == 40
     assert "initech" not in done
-    assert await page.locator("#bar").evaluate("bar => bar.value") == pytest.approx(sum(done.values()) / 120, abs=0.001)
+    assert await bar(page) == pytest.approx(sum(done.values()) / 120, abs=0.001)
     await expect(steps(page).nth(3)).to_have_text("Cancel asked")
     await expect(steps(page).nth(4)).to_have_text(f"by {OLGA}")
 
@@ -243,6 +249,7 @@ async def test_cancelling_what_somebody_has_cancelled_already_does_no_harm_and_n
     run = await begun(plane, operator, held=True)
     page = await stage.page(f"{RUNS}/{run}", await stage.operator())
     stage.announce("ERR_.* GET .*/events")
+    await expect(page.locator("#pill")).to_have_text("Live")
     await page.route("**/events", lambda route: route.abort())  # she does not see what he does
     server.cut()
     await button(page, "Cancel…").click()
@@ -356,7 +363,10 @@ async def test_what_failed_is_retried_in_a_run_of_its_own_that_links_back(
     await tab_to(page, button(page, "Retry 1 failed tenant…"))
     await press(page, "Enter")
     dialog = page.get_by_role("dialog", name="Retry 1 failed tenant of Effects?")
-    await expect(dialog).to_contain_text("This modifies customer data: 1 failed tenant of this run over all tenants.")
+    await expect(dialog).to_contain_text(
+        "This modifies customer data: 1 failed tenant of this run over all tenants: globex."
+    )
+    await expect(dialog).to_contain_text("While the retry goes on, all tenants are locked, as in the first run.")
     await expect(dialog.get_by_label("Reason code")).to_be_focused()
     await expect(dialog.get_by_label("Reason code")).to_have_value("DATA_REPAIR")
     await expect(dialog.locator("[name=text]")).to_have_value("a test")
@@ -571,3 +581,44 @@ async def test_a_paused_run_is_named_as_what_keeps_a_runbook_from_its_scope(
     await why(card(page, SLOW)).get_by_role("link", name="view run").click()
     await expect(page).to_have_url(f"{stage.base_url}{RUNS}/{run}")
     await expect(status(page)).to_have_text("Paused")
+
+
+async def test_the_timeline_remembers_everything_that_was_asked_live_and_after_a_reload(
+    stage: Stage, plane: Plane, tenants: list[Tenant], operator: Actor
+) -> None:
+    run = await begun(plane, operator, held=True)
+    page = await stage.page(f"{RUNS}/{run}", olga := await stage.operator())
+    for what in (Ask.PAUSE, Ask.RESUME, Ask.PAUSE, Ask.RESUME, Ask.CANCEL):
+        await control.ask(plane, run, what, by=Actor.shell("omar"))
+    asks = ["Pause asked", "Resumed", "Pause asked", "Resumed", "Cancel asked"]
+    said = ["Queued", "by tester", "Started", *(part for one in asks for part in (one, "by omar"))]
+    await expect(steps(page)).to_have_text(said)
+    await page.reload()
+    await expect(steps(page)).to_have_text(said)
+    as_sent = await stage.page(f"{RUNS}/{run}", olga, java_script_enabled=False)
+    await expect(steps(as_sent)).to_have_text(said)
+
+
+async def test_a_run_names_the_retry_of_its_failed_tenants_and_how_it_ends(
+    stage: Stage, plane: Plane, tenants: list[Tenant], operator: Actor
+) -> None:
+    old = await ended(plane, operator)
+    page = await stage.page(f"{RUNS}/{old}", await stage.operator())
+    retried = page.locator(".retried")
+    await expect(retried).to_be_hidden()
+    again = (await control.retry_failed(plane, old, by=operator, source=Source.CLI)).run
+    await expect(retried).to_have_text(f"Its failed tenants were retried in run {again.id} Running")
+    await expect(button(page, "Retry 1 failed tenant…")).to_be_hidden()
+    await support.drain(plane, again.id)
+    await expect(retried).to_have_text(f"Its failed tenants were retried in run {again.id} Failed")
+    await expect(button(page, "Retry 1 failed tenant…")).to_be_visible()
+    assert await bar(page) == pytest.approx(100 / 120, abs=0.001)
+    await page.reload()
+    assert await bar(page) == pytest.approx(100 / 120, abs=0.001)
+    await expect(page.locator(".facts [data-retried]")).to_have_text(re.compile(rf"run {again.id}\s+Failed"))
+    await retried.get_by_role("link").click()
+    await expect(page).to_have_url(f"{stage.base_url}{RUNS}/{again.id}")
+    await expect(page.locator(".head")).to_contain_text("Retry of failed tenants")
+    await page.goto(RUNS)
+    await expect(page.locator(f'tr[data-id="{again.id}"]')).to_contain_text("Retry of failed tenants")
+    await expect(page.locator(f'tr[data-id="{old}"]')).to_contain_text("All tenants")

@@ -4,6 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from opsplane.runs.states import Outcome
+from opsplane.runs.views import RunOut
+
 CELL = 10
 LINE_WIDTH, LINE_HEIGHT = 100, 32
 
@@ -50,6 +53,16 @@ def grid(cells: str, columns: int) -> Grid:
         paths={state: "".join(parts) for state, parts in paths.items()},
         counts={state: len(parts) for state, parts in paths.items()},
     )
+
+
+def share(run: RunOut) -> float:
+    """How much of a run's bar is full: where tenants failed, it is over and yet not all is done."""
+    if run.outcome not in {Outcome.PARTIALLY_SUCCEEDED, Outcome.FAILED}:
+        return run.progress.fraction
+    counts, affected = run.summary_counts, run.context.preflight.affected_count
+    if affected:
+        return min(1, counts.get("updated", 0) / affected)
+    return (counts.get("processed", 0) - counts.get("failed", 0)) / max(1, counts.get("total", 0))
 
 
 def line(points: Sequence[int]) -> str:

@@ -68,6 +68,7 @@ async def run(
         figures=figures,
         grid=drawing.grid(figures.cells, figures.columns),
         line=drawing.line(figures.throughput),
+        share=drawing.share(shown),
         items=items.items,
         next_cursor=items.next_cursor,
         query=query,

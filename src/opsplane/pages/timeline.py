@@ -18,7 +18,7 @@ class Step:
 
 
 def of(run: RunOut) -> list[Step]:
-    """The steps of a run; of what was asked of it, the last."""
+    """The steps of a run, with all that was asked of it."""
     return sorted(_steps(run), key=lambda step: step.at)
 
 
@@ -26,8 +26,8 @@ def _steps(run: RunOut) -> Iterator[Step]:
     yield Step("step", "queued", run.created_at, run.actor.display)
     if run.started_at:
         yield Step("step", "started", run.started_at)
-    if run.asked:
-        yield Step("step", run.asked.what, run.asked.at, run.asked.by)
+    for asked in run.asks:
+        yield Step("step", asked.what, asked.at, asked.by)
     if run.paused_at:
         yield Step("step", "paused", run.paused_at)
     if run.completed_at:
