@@ -28,8 +28,9 @@ types: $(VENV)/installed ## Check types, tests included
 layers: $(VENV)/installed ## Check that imports point one way
 	$(BIN)/lint-imports
 
-unit: $(VENV)/installed ## Run the tests (ARGS="-k name" picks some)
-	$(BIN)/pytest $(ARGS)
+JOBS ?= 2
+unit: $(VENV)/installed ## Run the tests, two files at a time (ARGS="-k name" picks some, JOBS=0 is one process)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 REQUESTS ?= 20000
 fuzz: $(VENV)/installed ## Ask both planes what schemathesis makes of their contracts (REQUESTS=20000, ARGS="--seed 7")
