@@ -607,10 +607,10 @@ async def test_a_run_names_the_retry_of_its_failed_tenants_and_how_it_ends(
     retried = page.locator(".retried")
     await expect(retried).to_be_hidden()
     again = (await control.retry_failed(plane, old, by=operator, source=Source.CLI)).run
-    await expect(retried).to_have_text(f"Its failed tenants were retried in run {again.id} Running")
+    await expect(retried).to_have_text(f"Retry of its failed tenants: run {again.id} Running")
     await expect(button(page, "Retry 1 failed tenant…")).to_be_hidden()
     await support.drain(plane, again.id)
-    await expect(retried).to_have_text(f"Its failed tenants were retried in run {again.id} Failed")
+    await expect(retried).to_have_text(f"Retry of its failed tenants: run {again.id} Failed")
     await expect(button(page, "Retry 1 failed tenant…")).to_be_visible()
     assert await bar(page) == pytest.approx(100 / 120, abs=0.001)
     await page.reload()
