@@ -120,6 +120,7 @@ def campaign(world: World, name: str, machine: Callable[[], RuleBasedStateMachin
         database=None,
         deadline=None,
         print_blob=True,
+        phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # it takes minutes
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     factory: Any = machine

@@ -43,6 +43,11 @@ class Run:
     old: bool = False
     items: dict[str, Item] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """A retry begins as it starts."""
+        if self.retry_of is not None:
+            self.begin()
+
     def tenants(self) -> list[str]:
         """The tenants whose items it will have."""
         among = NAMES if self.retry_of is None else self.retry_of.failed()

@@ -165,8 +165,8 @@ class HttpMachine(RuleBasedStateMachine):
             return False
         shown = answer.json()
         assert answer.headers["Location"] == f"/system/ops/runs/{shown['id']}"
-        self._knows(uuid.UUID(shown["id"]), group, tenant, source, old)
-        assert shown["status"] == "queued"
+        run = self._knows(uuid.UUID(shown["id"]), group, tenant, source, old)
+        assert shown["status"] == run.status
         return True
 
     def _knows(self, run_id: uuid.UUID, group: str, tenant: str | None, source: str, old: Run | None = None) -> Run:

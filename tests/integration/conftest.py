@@ -1,6 +1,7 @@
 """The application over HTTP, and commands as processes."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,12 +22,20 @@ async def doors(plane: Plane) -> AsyncIterator[Doors]:
         yield found
 
 
+def _hears_ctrl_c() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # who is started in the background is deaf to it, and so are its children
+
+
 class Commands:
     """Starts commands against one database and ends what it started."""
 
     def __init__(self, settings: Settings) -> None:
         self._started: list[subprocess.Popen[str]] = []
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSPLANE_")} | {
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("OPSPLANE_", "COLUMNS"))
+        } | {
             "OPSPLANE_DATABASE_URL": settings.database_url or "",
             "OPSPLANE_REDIS_URL": settings.redis_url or "",
             "OPSPLANE_RUNBOOKS_DIR": str(RUNBOOKS),

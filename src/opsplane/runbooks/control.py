@@ -56,12 +56,13 @@ async def ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOu
 
 async def _ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOut:
     async with plane.db.transaction() as tx:
-        if await runs.ask(tx.session, run_id, what, by=by):
+        moved = await runs.ask(tx.session, run_id, what, by=by)
+        if moved:
             announcing.after_commit(tx, plane.queue, run_id)
             if what is Ask.RESUME:
                 announcing.wake_after_commit(tx, plane.queue, run_id)
     async with plane.db.transaction() as tx:
-        if await lifecycle.settle(tx.session, run_id):
+        if moved and await lifecycle.settle(tx.session, run_id):
             announcing.after_commit(tx, plane.queue, run_id)
         return await views.show(tx.session, run_id, base_url=plane.settings.base_url)
 
