@@ -186,7 +186,7 @@ def _ping(adapted: AdaptedConnection, driver: Watched) -> None:
     driver.expect_answer(PING_S)
     try:
         adapted.run_async(lambda connection: connection.execute("SELECT"))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise InvalidatePoolError from error
 
 

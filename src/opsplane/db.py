@@ -111,7 +111,13 @@ async def translate_unreachable() -> AsyncIterator[None]:
     """Turn "the database is not there" into a refusal; every other database error stays what it is."""
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.CannotConnectNowError,
+        asyncpg.InternalClientError,  # of a connection that was lost in the middle of something
+    ) as error:
         raise _unreachable(error) from error
     except DBAPIError as error:
         if sqlstate(error) in POOLED:

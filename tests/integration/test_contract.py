@@ -126,7 +126,7 @@ async def test_a_few_generated_requests_keep_to_the_contract(settings: Settings,
         place = await stand.furnish(settings, url)
         for way in (Way(SYSTEM, "token"), Way(ADMIN, "session")):
             tallies[way] = await asyncio.to_thread(
-                campaign.run, place, way, seed=11, examples=1, ends=time.time() + 60, phases=["fuzzing"]
+                campaign.run, place, way, seed=11, examples=1, ends=time.time() + 15, phases=["fuzzing"]
             )
     assert {str(way): tally.failures for way, tally in tallies.items() if tally.failures} == {}
-    assert sum(tally.requests for tally in tallies.values()) >= 200
+    assert sum(tally.requests for tally in tallies.values()) >= 100

@@ -27,6 +27,7 @@ from opsplane.runs.models import OperationRun
 log = structlog.get_logger()
 
 SLICE_S = 60
+SUSPECT_S = 0.5  # a suspect that waited for its turn with a lease would be blamed for the next death
 MAX_PASSES = 3
 # Serialization failure, deadlock, lock not available, statement or idle-in-transaction timeout; disk or memory full.
 TRANSIENT = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "53100", "53200"})
@@ -89,6 +90,9 @@ class Drainer:
                 await self._settle(run_id)
                 return Drained.EMPTY
             self.hints.changed(run_id)
+            if lease.losses and self.at_work:
+                await self._give_back(lease, after_s=SUSPECT_S)
+                continue
             with self._at_work(lease):
                 await self._repair(runbook, lease, size, ends=ends)
             if time.monotonic() > ends:
@@ -168,9 +172,9 @@ class Drainer:
         except LeaseLost:
             log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
 
-    async def _give_back(self, lease: Lease) -> None:
+    async def _give_back(self, lease: Lease, *, after_s: float = 0) -> None:
         async with self.db.transaction() as tx:
-            await leases.release(tx.session, lease)
+            await leases.release(tx.session, lease, after_s=after_s)
         self.hints.changed(lease.run_id)
 
     async def _begin(self, run_id: uuid.UUID) -> None:

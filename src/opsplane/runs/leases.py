@@ -178,9 +178,10 @@ async def retry_later(session: AsyncSession, lease: Lease, code: str, message: s
     return True
 
 
-async def release(session: AsyncSession, lease: Lease) -> None:
-    """Give the item back at once, as on shutdown: no attempt is counted."""
-    await session.execute(update(item).where(lease.mine).values(**_given_back()))
+async def release(session: AsyncSession, lease: Lease, *, after_s: float = 0) -> None:
+    """Give the item back, as on shutdown: no attempt is counted."""
+    later = {"not_before": _after(after_s)} if after_s else {}
+    await session.execute(update(item).where(lease.mine).values(**_given_back(), **later))
 
 
 async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Collection[Key]) -> list[uuid.UUID]:
