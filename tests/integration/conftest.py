@@ -22,10 +22,8 @@ async def doors(plane: Plane) -> AsyncIterator[Doors]:
         yield found
 
 
-def _hears_ctrl_c() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # who is started in the background is deaf to it, and so are its children
+# Who is started in the background is deaf to Ctrl-C, and so would be the commands that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Commands:
