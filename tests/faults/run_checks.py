@@ -25,7 +25,7 @@ LOOK = """
     SELECT json_build_object(
         'runs', (SELECT json_agg(run) FROM (
             SELECT id, status, outcome, lock_group, tenant_id, summary_counts, preflight_id, completed_at,
-                cancel_requested_at,
+                asks @> '[{"what": "cancel"}]' AS cancel_asked,
                 (SELECT json_agg(action) FROM audit_events WHERE subject_id = operation_runs.id::text
                     AND action IN ('platform.ops.runbooks.completed', 'platform.ops.runbooks.failed')) AS ends,
                 (SELECT count(*) FROM outbox WHERE payload ->> 'run_id' = operation_runs.id::text) AS alerts
@@ -128,7 +128,7 @@ def _end_holds(run: Any, items: list[Any], states: Counter[str]) -> None:
 
 def _outcome(run: Any, states: Counter[str]) -> str:
     """What the items add up to; a run that never had any was cancelled or given up."""
-    if run["cancel_requested_at"] and (states["cancelled"] or not states):
+    if run["cancel_asked"] and (states["cancelled"] or not states):
         return "cancelled"
     assert not states["cancelled"], "nobody asked to cancel"
     if states["failed"] or not states:

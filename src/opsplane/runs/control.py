@@ -69,12 +69,10 @@ def _and(what: Ask, by: Actor) -> Any:
 
 
 def _marks(what: Ask) -> dict[str, Any]:
-    now = func.clock_timestamp()
     if what is Ask.PAUSE:
-        return {"pause_requested_at": now}
-    if what is Ask.CANCEL:
-        return {"cancel_requested_at": now, **_pause_over()}
-    return {"resumed_at": now, "woken_at": None, **_pause_over()}
+        return {}
+    resumed = {"resumed_at": func.clock_timestamp(), "woken_at": None} if what is Ask.RESUME else {}
+    return resumed | _pause_over()
 
 
 def _pause_over() -> dict[str, Any]:

@@ -88,8 +88,8 @@ class OperationRun(Base):
     started_at: Mapped[datetime | None]
     expanded_at: Mapped[datetime | None]
     woken_at: Mapped[datetime | None]
-    pause_requested_at: Mapped[datetime | None]
-    cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]  # of releases before `asks`
+    cancel_requested_at: Mapped[datetime | None]  # the same
     asks: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")  # what, by whom and when, in order
     paused_at: Mapped[datetime | None]
     resumed_at: Mapped[datetime | None]
