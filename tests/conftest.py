@@ -23,7 +23,9 @@ from opsplane.tenants.models import Tenant
 
 RUNBOOKS = Path(__file__).parent / "runbooks"
 TABLES = (
-    "operation_run_failures, operation_run_items, operation_runs, preflights, idempotency_keys, audit_events, audit_seals, audit_pending, audit_head, outbox, "
+    "operation_run_failures, operation_run_items, operation_runs, preflights, idempotency_keys, "
+    "audit_events, audit_seals, audit_pending, audit_head, "
+    "outbox, alert_deliveries, alert_destinations, notifications, "
     "findings, api_tokens, platform_user_capabilities, recovery_codes, break_glass, system_sessions, platform_users, "
     "memberships, admin_sessions, tenant_users, processes"
 )
@@ -93,6 +95,7 @@ async def plane(settings: Settings) -> AsyncIterator[Plane]:
         await tx.session.execute(text("CREATE TABLE IF NOT EXISTS effects (tenant_id uuid NOT NULL, n int NOT NULL)"))
         await tx.session.execute(text("SET LOCAL session_replication_role = replica"))  # the audit only grows
         await tx.session.execute(text(f"TRUNCATE effects, {TABLES}"))
+        await tx.session.execute(text("DELETE FROM alert_rules WHERE name <> 'Everything that needs somebody'"))
         await tx.session.execute(text("DELETE FROM tenants WHERE external_id <> 'platform'"))
     (spool.folder(settings) / anchor.FILE).unlink(missing_ok=True)  # of the chain that was just emptied
     await plane.queue.redis.flushdb()

@@ -1,6 +1,6 @@
 """Every mapped table in one import: for migrations, and for nothing else."""
 
-from opsplane.alerts.models import OutboxEvent
+from opsplane.alerts.models import AlertDelivery, AlertDestination, AlertRule, Notification
 from opsplane.audit.models import AuditEvent, AuditHead, AuditPending, AuditSeal
 from opsplane.auth.models import (
     AdminSession,
@@ -15,6 +15,7 @@ from opsplane.auth.models import (
 )
 from opsplane.db import Base
 from opsplane.findings.models import Finding
+from opsplane.outbox import OutboxEvent
 from opsplane.runbooks.models import IdempotencyKey, Preflight
 from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem, Process
 from opsplane.tenants.models import Tenant, Workspace
@@ -23,6 +24,9 @@ metadata = Base.metadata
 
 __all__ = [
     "AdminSession",
+    "AlertDelivery",
+    "AlertDestination",
+    "AlertRule",
     "ApiToken",
     "AuditEvent",
     "AuditHead",
@@ -32,6 +36,7 @@ __all__ = [
     "Finding",
     "IdempotencyKey",
     "Membership",
+    "Notification",
     "OperationRun",
     "OperationRunFailure",
     "OperationRunItem",

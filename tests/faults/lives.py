@@ -273,7 +273,8 @@ RUN_SQL = """
             (SELECT count(*) FROM audit_events WHERE subject_id = run.id::text AND action LIKE '%.started') AS started,
             (SELECT count(*) FROM audit_events WHERE subject_id = run.id::text
                 AND (action LIKE '%.completed' OR action LIKE '%.failed')) AS ended,
-            (SELECT count(*) FROM outbox WHERE payload->>'run_id' = run.id::text) AS alarms
+            (SELECT count(*) FROM outbox WHERE payload->>'run_id' = run.id::text
+                AND kind = 'operations.run.failed') AS alarms
         FROM operation_runs run ORDER BY run.id
     ) AS told
 """

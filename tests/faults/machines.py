@@ -30,8 +30,8 @@ STEPS = int(os.environ.get("MACHINE_STEPS", "0"))  # of each machine; 0 is the s
 LENGTH = 50
 NAMES = ("acme", "globex")
 OF_RUNS = (
-    "operation_run_failures", "operation_run_items", "operation_runs", "preflights", "idempotency_keys", "outbox",
-    "audit_pending", "audit_seals", "audit_head", "audit_events", "processes",
+    "operation_run_failures", "operation_run_items", "operation_runs", "preflights", "idempotency_keys",
+    "outbox", "alert_deliveries", "notifications", "audit_pending", "audit_seals", "audit_head", "audit_events", "processes",
 )  # fmt: skip
 
 T = TypeVar("T")

@@ -28,7 +28,8 @@ LOOK = """
                 asks @> '[{"what": "cancel"}]' AS cancel_asked,
                 (SELECT json_agg(action) FROM audit_events WHERE subject_id = operation_runs.id::text
                     AND action IN ('platform.ops.runbooks.completed', 'platform.ops.runbooks.failed')) AS ends,
-                (SELECT count(*) FROM outbox WHERE payload ->> 'run_id' = operation_runs.id::text) AS alerts
+                (SELECT count(*) FROM outbox WHERE payload ->> 'run_id' = operation_runs.id::text
+                    AND kind = 'operations.run.failed') AS alerts
             FROM operation_runs
         ) run),
         'items', (SELECT json_agg(item) FROM (

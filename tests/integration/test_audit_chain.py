@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from opsplane.alerts.models import OutboxEvent
 from opsplane.audit import anchor, chain, signing, spool, verification
 from opsplane.audit import log as audit
 from opsplane.audit.anchor import Anchor
@@ -23,6 +22,7 @@ from opsplane.audit.verification import Verdict
 from opsplane.auth.actors import Actor
 from opsplane.db import new_id
 from opsplane.errors import InvalidInput
+from opsplane.outbox import OutboxEvent
 from opsplane.runbooks.service import Plane
 from opsplane.runs import sweeper
 

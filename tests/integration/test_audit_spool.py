@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from opsplane.alerts.models import OutboxEvent
 from opsplane.audit import log as audit
 from opsplane.audit import replay, signing, spool, verification
 from opsplane.audit.log import AuditUnavailable
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
+from opsplane.outbox import OutboxEvent
 from opsplane.runbooks.service import Plane
 from opsplane.runs import sweeper
 from opsplane.tenants.models import Tenant

@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import select, text
 
 from opsplane.access import emergencies
-from opsplane.alerts.models import OutboxEvent
 from opsplane.audit.models import AuditEvent
 from opsplane.auth import tokens, users
 from opsplane.auth.actors import Actor, ActorKind
@@ -15,6 +14,7 @@ from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import PlatformUser
 from opsplane.auth.tokens import CannotMint
 from opsplane.db import new_id
+from opsplane.outbox import OutboxEvent
 from opsplane.runbooks.service import Plane
 from opsplane.runs import sweeper
 from opsplane.tenants.models import Tenant

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select, text
 
-from opsplane.alerts.models import OutboxEvent
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.errors import ServiceUnavailable
 from opsplane.findings.models import Finding
+from opsplane.outbox import OutboxEvent
 from opsplane.queue import QUEUE
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
@@ -85,16 +85,20 @@ async def test_a_failure_whose_message_postgresql_cannot_keep_ends_its_tenant_al
     assert (done.outcome, len(done.failures)) == ("failed", 3)
 
 
-async def test_a_failed_run_leaves_one_event_in_the_outbox_and_a_good_one_none(
+async def test_every_run_leaves_one_event_that_says_how_it_ended(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    await support.drain(plane, (await support.start(plane, operator, PLAIN)).run.id)
-    assert await support.count(plane, OutboxEvent) == 0
+    good = (await support.start(plane, operator, PLAIN)).run
+    await support.drain(plane, good.id)
     failed = (await support.start(plane, operator, "test.effects.fails")).run
     await support.drain(plane, failed.id)
     async with plane.db.reading() as session:
-        event = (await session.scalars(select(OutboxEvent))).one()
-    assert (event.kind, event.payload["run_id"]) == ("operations.run.failed", str(failed.id))
+        events = await session.scalars(select(OutboxEvent).order_by(OutboxEvent.id))
+        told = [(event.kind, event.severity, event.payload["run_id"]) for event in events]
+    assert told == [
+        ("operations.run.succeeded", "info", str(good.id)),
+        ("operations.run.failed", "critical", str(failed.id)),
+    ]
 
 
 async def test_start_and_end_of_a_run_are_audited(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:

@@ -5,24 +5,24 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.alerts.models import OutboxEvent
+from opsplane import outbox
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import BreakGlass, PlatformUser, SystemSession
 from opsplane.db import new_id
 from opsplane.errors import Conflict, OpsplaneError
+from opsplane.outbox import Kind, Severity
 
 MAX_MINUTES = 60
 MAX_REASON = 500
-STARTED, ENDED = "break_glass.started", "break_glass.ended"
 BATCH = 100
+SEVERITIES = {Kind.BREAK_GLASS_STARTED: Severity.CRITICAL, Kind.BREAK_GLASS_ENDED: Severity.INFO}
 
 ENTRY = frozenset({Capability.SYSTEM_ACCESS, Capability.BREAK_GLASS})
 # Nobody uses an emergency to make it last, or to keep it quiet.
@@ -90,7 +90,7 @@ async def begin(
     if begun is None:
         active = await current(session, of.id)
         raise BreakGlassActive(active.ends_at if active else "a moment ago")
-    await _tell(session, STARTED, begun, by=replace(by, break_glass_id=begun.id))
+    await _tell(session, Kind.BREAK_GLASS_STARTED, begun, by=replace(by, break_glass_id=begun.id))
     return begun
 
 
@@ -99,7 +99,7 @@ async def end(session: AsyncSession, of: SystemSession, *, by: Actor) -> None:
     for emergency in await _open(session, BreakGlass.session_id == of.id):
         emergency.ended_at = await session.scalar(select(func.least(func.clock_timestamp(), emergency.ends_at)))
         await session.flush()
-        await _tell(session, ENDED, emergency, by=by)
+        await _tell(session, Kind.BREAK_GLASS_ENDED, emergency, by=by)
 
 
 async def end_overdue(session: AsyncSession) -> None:
@@ -111,7 +111,7 @@ async def _end_overdue(session: AsyncSession, which: ColumnElement[bool]) -> Non
     for emergency in await _open(session, which & (BreakGlass.ends_at <= func.clock_timestamp())):
         emergency.ended_at = emergency.ends_at
         await session.flush()
-        await _tell(session, ENDED, emergency, by=await _actor(session, emergency))
+        await _tell(session, Kind.BREAK_GLASS_ENDED, emergency, by=await _actor(session, emergency))
 
 
 async def _open(session: AsyncSession, which: ColumnElement[bool]) -> list[BreakGlass]:
@@ -130,14 +130,11 @@ async def _actor(session: AsyncSession, emergency: BreakGlass) -> Actor:
     return Actor(kind=ActorKind.PLATFORM_USER, display=email or "?", id=emergency.user_id, break_glass_id=emergency.id)
 
 
-async def _tell(session: AsyncSession, kind: str, emergency: BreakGlass, *, by: Actor) -> None:
-    facts: dict[str, Any] = {"reason": emergency.reason, "ends_at": emergency.ends_at.isoformat()}
+async def _tell(session: AsyncSession, kind: Kind, emergency: BreakGlass, *, by: Actor) -> None:
+    ends_at = emergency.ends_at.isoformat()
     await audit.record(
         session, f"platform.{kind}", by=by, subject_type="break_glass", subject_id=emergency.id,
-        reason_text=emergency.reason, details={"ends_at": facts["ends_at"]},
+        reason_text=emergency.reason, details={"ends_at": ends_at},
     )  # fmt: skip
-    await session.execute(
-        insert(OutboxEvent)
-        .values(id=new_id(), kind=kind, dedupe_key=f"{emergency.id}:{kind}", payload={"who": by.display, **facts})
-        .on_conflict_do_nothing()
-    )
+    # The reason stays here: people write names of customers into it.
+    await outbox.emit(session, kind, emergency.id, SEVERITIES[kind], {"who": by.display, "ends_at": ends_at})

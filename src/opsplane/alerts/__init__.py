@@ -1,1 +1,1 @@
-"""What must reach somebody: events wait in the outbox, written with the change that caused them."""
+"""Alerts: rules route the outbox to destinations, deliveries are tried until taken, and a bell rings in the app."""

@@ -2,20 +2,13 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.alerts.models import OutboxEvent
-from opsplane.db import new_id
-
-DEGRADED = "audit.degraded"
+from opsplane import outbox
+from opsplane.outbox import Kind, Severity
 
 
 async def raise_alarm(session: AsyncSession, trouble: str, what: str) -> None:
     """Put it in the outbox; `trouble` is a word, `what` a sentence for whoever is woken by it."""
     hour = datetime.now(UTC).strftime("%Y-%m-%dT%H")
-    await session.execute(
-        insert(OutboxEvent)
-        .values(id=new_id(), kind=DEGRADED, dedupe_key=f"{DEGRADED}:{trouble}:{hour}", payload={"what": what})
-        .on_conflict_do_nothing()
-    )
+    await outbox.emit(session, Kind.AUDIT_DEGRADED, f"{trouble}:{hour}", Severity.CRITICAL, {"what": what})

@@ -5,19 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.alerts.models import OutboxEvent
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor, ActorKind
-from opsplane.db import new_id
-from opsplane.runs import items, summary
+from opsplane.runs import items, summary, telling
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import UNDER_WAY, InvalidTransition, ItemState, Outcome, Status, outcome_of, sources
 
 COMPLETED, FAILED = "platform.ops.runbooks.completed", "platform.ops.runbooks.failed"
-RUN_FAILED = "operations.run.failed"
 
 
 async def begin(session: AsyncSession, run_id: uuid.UUID) -> bool:
@@ -98,13 +94,7 @@ async def _complete(session: AsyncSession, run: OperationRun, outcome: Outcome, 
 async def _tell(session: AsyncSession, run: OperationRun, *, failed: bool) -> None:
     details = {"type": run.type, "outcome": run.outcome, "summary_counts": run.summary_counts}
     await record(session, FAILED if failed else COMPLETED, run, by=initiator(run), details=details, or_go_on=True)
-    if failed:
-        payload = {"run_id": str(run.id), "type": run.type, "outcome": run.outcome, "scope_kind": run.scope_kind}
-        await session.execute(
-            insert(OutboxEvent)
-            .values(id=new_id(), kind=RUN_FAILED, dedupe_key=f"{run.id}:{RUN_FAILED}", payload=payload)
-            .on_conflict_do_nothing()
-        )
+    await telling.ended(session, run)
 
 
 async def record(

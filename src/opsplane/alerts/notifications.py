@@ -1,0 +1,56 @@
+"""The bell: what became of the runs that somebody started, told to them until they have read it."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.alerts.models import Notification
+from opsplane.auth.models import PlatformUser
+from opsplane.db import new_id
+from opsplane.outbox import Kind, Severity
+
+
+async def notify(
+    session: AsyncSession,
+    user_id: uuid.UUID,
+    run_id: uuid.UUID,
+    kind: Kind,
+    severity: Severity,
+    payload: dict[str, Any],
+) -> None:
+    """Tell a platform user of a run, once; an account that is gone is told nothing."""
+    told = select(
+        literal(new_id()), PlatformUser.id, literal(run_id), literal(str(kind)), literal(str(severity)),
+        literal(payload, Notification.payload.type),
+    ).where(PlatformUser.id == user_id)  # fmt: skip
+    columns = ["id", "user_id", "run_id", "kind", "severity", "payload"]
+    await session.execute(insert(Notification).from_select(columns, told).on_conflict_do_nothing())
+
+
+async def newest(
+    session: AsyncSession, user_id: uuid.UUID, *, before: uuid.UUID | None, limit: int
+) -> list[Notification]:
+    """What the user was told, newest first."""
+    found = select(Notification).where(Notification.user_id == user_id).order_by(Notification.id.desc()).limit(limit)
+    if before is not None:
+        found = found.where(Notification.id < before)
+    return list(await session.scalars(found))
+
+
+async def unread(session: AsyncSession, user_id: uuid.UUID) -> int:
+    """How much of it they have not read."""
+    mine = select(func.count()).where(Notification.user_id == user_id, Notification.read_at.is_(None))
+    return await session.scalar(mine) or 0
+
+
+async def mark_read(session: AsyncSession, user_id: uuid.UUID, notification_id: uuid.UUID | None = None) -> int:
+    """Mark one of the user's notifications as read, or all; how many of theirs there were."""
+    mine = update(Notification).where(Notification.user_id == user_id)
+    if notification_id is not None:
+        mine = mine.where(Notification.id == notification_id)
+    read_at = func.coalesce(Notification.read_at, func.clock_timestamp())
+    marked = await session.scalars(mine.values(read_at=read_at).returning(Notification.id))
+    return len(marked.all())
