@@ -26,6 +26,7 @@ log = structlog.get_logger()
 NUL_IN_TEXT = "22021"
 # A startup parameter was refused, or a prepared statement is not where it was made: the marks of a pooler.
 POOLED = {"08P01", "26000", "42P05"}
+AFTER_COMMIT = "after_commit"
 VERSION_TABLE = "opsplane_schema_version"  # beside the application's own alembic_version
 
 
@@ -84,7 +85,7 @@ class Database:
         """
         with_reach = translate_unreachable()
         async with with_reach, self._sessions.begin() as session:
-            tx = Transaction(session)
+            tx = Transaction(session, session.info.setdefault(AFTER_COMMIT, []))
             yield tx
         for send in tx.after_commit:
             await send()
@@ -104,6 +105,11 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+
+def after_commit(session: AsyncSession, act: Callable[[], Awaitable[None]]) -> None:
+    """Add to a transaction's `after_commit`, for those who are given its session alone."""
+    session.info[AFTER_COMMIT].append(act)
 
 
 @asynccontextmanager
