@@ -125,7 +125,6 @@ async def _link(
 
 async def _finish(tx: Transaction, settings: Settings, head: AuditHead, sealed: int) -> None:
     await tx.session.execute(delete(AuditPending).where(_sealed(AuditPending.event_id)))  # somebody put them back
-    metrics.pending.set(await tx.session.scalar(select(func.count()).select_from(AuditPending)) or 0)
     if not sealed:
         return
     head.mac = signing.head(settings, head.seq, head.hmac)

@@ -40,6 +40,11 @@ DEGRADED = Counter(
 )
 
 
+THROTTLED = Counter(
+    "opsplane_logins_throttled_total", "Passwords and one-time codes that were not looked at after too many.", ["limit"]
+)
+
+
 class TooManyAttempts(OpsplaneError):
     """Somebody has tried too often; the message is the same whether or not the user exists."""
 
@@ -86,6 +91,7 @@ class Throttle:
         """
         wait_s = await self._attempts.acquire(self._name, *who)
         if wait_s:
+            THROTTLED.labels(self._name).inc()
             raise TooManyAttempts(wait_s)
 
     async def clear(self, *who: str) -> None:

@@ -18,7 +18,7 @@ from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks import registry
 from opsplane.runbooks.base import Chunk, Retry, Runbook
-from opsplane.runs import leases, lifecycle
+from opsplane.runs import leases, lifecycle, metrics
 from opsplane.runs.chunks import ChunkSize
 from opsplane.runs.isolation import Isolation
 from opsplane.runs.leases import Key, Lease, LeaseLost, RunNotRunning
@@ -117,7 +117,7 @@ class Drainer:
                 async with self.isolation.chunk(alone=current.losses > 0):
                     current = await self._advance(runbook, current, size)
         except LeaseLost:
-            log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
+            _lost(lease)
         except RunNotRunning:
             await self._give_back(lease)
         except ServiceUnavailable:
@@ -140,8 +140,10 @@ class Drainer:
             )  # fmt: skip
             if done:
                 await leases.finish(tx.session, stored)
+        took_s = time.monotonic() - started
         self.hints.changed(lease.run_id)
-        size.observe(chunk.updated, time.monotonic() - started)
+        size.observe(chunk.updated, took_s)
+        metrics.chunk(runbook.key, chunk.updated, took_s)
         return None if done else stored
 
     async def _another_pass(self, session: AsyncSession, runbook: Runbook, lease: Lease, chunk: Chunk) -> bool:
@@ -170,7 +172,7 @@ class Drainer:
                     await leases.fail(tx.session, lease, code=code, message=message)
             self.hints.changed(lease.run_id)
         except LeaseLost:
-            log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
+            _lost(lease)
 
     async def _give_back(self, lease: Lease, *, after_s: float = 0) -> None:
         async with self.db.transaction() as tx:
@@ -214,6 +216,11 @@ class AuthorError(Exception):
 
     def __str__(self) -> str:
         return f"{type(self.__cause__).__name__}: {self.__cause__}"
+
+
+def _lost(lease: Lease) -> None:
+    metrics.leases_lost.inc()
+    log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
 
 
 def _careful(rows: int, lease: Lease) -> int:

@@ -4,11 +4,12 @@ import uuid
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, case, func, literal, select, update
+from sqlalchemy import CursorResult, Select, case, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.db import new_id
+from opsplane.runs import metrics
 from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState
 from opsplane.tenants.models import Tenant
@@ -80,6 +81,9 @@ async def free_expired(session: AsyncSession) -> list[uuid.UUID]:
         .returning(item.run_id, item.item_key, item.tenant_id, item.state)
     )
     touched = list(rows)
+    failed = sum(row.state == ItemState.FAILED for row in touched)
+    metrics.ended(session, ItemState.FAILED, failed)
+    metrics.given_back(session, metrics.EXPIRED, len(touched) - failed)
     for run_id, key, tenant_id, state in touched:
         log.warning("lease_expired", run_id=str(run_id), item=key, state=state)
         if state == ItemState.FAILED:
@@ -90,16 +94,18 @@ async def free_expired(session: AsyncSession) -> list[uuid.UUID]:
 
 async def cancel_pending(session: AsyncSession, run_id: uuid.UUID) -> None:
     """End every item that nobody works on."""
-    await session.execute(
+    cancelled = await session.execute(
         update(item)
         .where(item.run_id == run_id, item.state == ItemState.PENDING)
         .values(state=ItemState.CANCELLED, finished_at=func.clock_timestamp())
     )
+    assert isinstance(cancelled, CursorResult)
+    metrics.ended(session, ItemState.CANCELLED, cancelled.rowcount)
 
 
 async def fail_open(session: AsyncSession, run_id: uuid.UUID, *, code: str, message: str) -> None:
     """Fail every item that has not ended, as when nobody can work on the run any more."""
-    ended = await session.execute(
+    rows = await session.execute(
         update(item)
         .where(item.run_id == run_id, item.state.in_(OPEN_ITEM_STATES))
         .values(
@@ -111,7 +117,9 @@ async def fail_open(session: AsyncSession, run_id: uuid.UUID, *, code: str, mess
         )
         .returning(item.item_key, item.tenant_id)
     )
-    for key, tenant_id in ended.all():
+    ended = rows.all()
+    metrics.ended(session, ItemState.FAILED, len(ended))
+    for key, tenant_id in ended:
         await add_failure(session, run_id, key, tenant_id, code=code, message=message)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import case, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.runs import items
+from opsplane.runs import items, metrics
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import ItemState, Status
 
@@ -152,11 +152,13 @@ async def store(
 async def finish(session: AsyncSession, lease: Lease) -> None:
     """End an item well, in its last chunk's transaction: `skipped` if nothing was wrong there."""
     await _end(session, lease, case((item.updated_count > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED))
+    metrics.ended(session, ItemState.SUCCEEDED if lease.updated > 0 else ItemState.SKIPPED)
 
 
 async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) -> None:
     """End an item with a failure that operators see."""
     await _end(session, lease, ItemState.FAILED)
+    metrics.ended(session, ItemState.FAILED)
     await items.add_failure(session, lease.run_id, lease.item_key, lease.tenant_id, code=code, message=message)
 
 
@@ -175,25 +177,31 @@ async def retry_later(session: AsyncSession, lease: Lease, code: str, message: s
         .where(lease.mine)
         .values(**_given_back(), not_before=_after(wait_s), trouble_code=code, trouble_message=message)
     )
+    metrics.given_back(session, metrics.RETRY)
     return True
 
 
 async def release(session: AsyncSession, lease: Lease, *, after_s: float = 0) -> None:
     """Give the item back, as on shutdown: no attempt is counted."""
     later = {"not_before": _after(after_s)} if after_s else {}
-    await session.execute(update(item).where(lease.mine).values(**_given_back(), **later))
+    given = await session.scalar(
+        update(item).where(lease.mine).values(**_given_back(), **later).returning(item.item_key)
+    )  # fmt: skip
+    metrics.given_back(session, metrics.RELEASED, int(given is not None))
 
 
 async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Collection[Key]) -> list[uuid.UUID]:
     """Give back every item the worker has leased but those; a claim it is just hearing of is lost. Returns the runs."""
-    rows = await session.scalars(
+    given = await session.scalars(
         update(item)
         .where(item.leased_by == worker, item.state == ItemState.RUNNING)
         .where(tuple_(item.run_id, item.item_key).not_in(list(at_work)))
         .values(**_given_back())
         .returning(item.run_id)
     )
-    return sorted(set(rows))
+    runs = given.all()
+    metrics.given_back(session, metrics.LEFT_BEHIND, len(runs))
+    return sorted(set(runs))
 
 
 async def _end(session: AsyncSession, lease: Lease, state: Any) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor, ActorKind
-from opsplane.runs import items, summary, telling
+from opsplane.runs import items, metrics, summary, telling
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import UNDER_WAY, InvalidTransition, ItemState, Outcome, Status, outcome_of, sources
 
@@ -88,6 +88,7 @@ async def _complete(session: AsyncSession, run: OperationRun, outcome: Outcome, 
         "duration_ms": _duration_ms(run),
     }
     await session.flush()
+    metrics.completed(session, run.type, outcome)
     await _tell(session, run, failed=outcome in {Outcome.FAILED, Outcome.PARTIALLY_SUCCEEDED})
 
 

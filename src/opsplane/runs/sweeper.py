@@ -21,7 +21,7 @@ from opsplane.db import Database, Transaction
 from opsplane.errors import ServiceUnavailable
 from opsplane.queue import JOBS_PER_WAKE, Queue
 from opsplane.runbooks.models import IdempotencyKey, Preflight
-from opsplane.runs import announcing, items, lifecycle, processes
+from opsplane.runs import announcing, items, lifecycle, metrics, processes
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
 
@@ -58,12 +58,15 @@ async def sweep(db: Database, queue: Queue, settings: Settings) -> None:
         try:
             async with db.transaction() as tx:
                 if await _alone(tx.session, step.__name__):
-                    await step(tx, settings, queue)
+                    with metrics.step_seconds.labels(step.__name__).time():
+                        await step(tx, settings, queue)
         except ServiceUnavailable:
             return  # the transaction has logged it; everything waits for the database
         except Exception:
+            metrics.step_failures.labels(step.__name__).inc()
             log.exception("sweep_step_failed", step=step.__name__)
     await replay.attempt(db, settings)
+    metrics.swept.set_to_current_time()
 
 
 async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> None:
@@ -198,6 +201,8 @@ STEPS: tuple[Step, ...] = (
     seal_audit,
     forget_old,
 )
+for known in STEPS:
+    metrics.step_failures.labels(known.__name__)
 
 
 async def _alone(session: AsyncSession, step: str) -> bool:
