@@ -20,10 +20,12 @@ from opsplane.access.sign_in import SignIn
 from opsplane.api import admin, hub, problems, system
 from opsplane.api.gate import AdminGate, Planes, SystemGate
 from opsplane.api.headers import SecurityHeaders
+from opsplane.api.http_metrics import Measured, Routed
 from opsplane.api.limits import BodyLimit, RateLimit
-from opsplane.api.metrics import metrics
+from opsplane.api.metrics import Exposition
 from opsplane.api.origin import SameOrigin
 from opsplane.api.proxies import behind_proxies
+from opsplane.audit import metrics as audit_metrics
 from opsplane.auth.passwords import Passwords
 from opsplane.auth.throttle import Throttles
 from opsplane.config import Environment, Settings
@@ -34,6 +36,7 @@ from opsplane.pages import assets, planes, rendering
 from opsplane.pages import system as system_pages
 from opsplane.pages.shell import Liking
 from opsplane.runbooks.service import Plane
+from opsplane.runs import metrics as run_metrics
 from opsplane.runs import processes, sweeper
 
 READY_TIMEOUT_S = 3.0
@@ -48,29 +51,31 @@ def build(settings: Settings) -> ASGIApp:
     problems.install(app)
     app.add_api_route("/healthz", healthz, methods=["GET"])
     app.add_api_route("/readyz", readyz, methods=["GET"])
-    app.add_route("/metrics", metrics, methods=["GET"])
+    app.add_route("/metrics", Exposition().show, methods=["GET"])
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     assets.mount(app)
     operators = SystemGate(_guarded(planes.ByAccept(system_pages.build(), system.build()), settings), settings)
     customers = AdminGate(_guarded(planes.ByAccept(admin_pages.build(), admin.build()), settings), settings)
-    limited = RateLimit(Planes(app, operators, customers), settings.requests_per_minute)
+    limited = RateLimit(Planes(Routed(app), operators, customers), settings.requests_per_minute)
     headers = SecurityHeaders(GZipMiddleware(limited), https=settings.base_url.startswith("https://"))
-    return behind_proxies(headers, settings)
+    return Measured(behind_proxies(headers, settings))
 
 
 def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
-    return SameOrigin(BodyLimit(app, settings.max_body_bytes), settings.base_url)
+    return SameOrigin(BodyLimit(Routed(app), settings.max_body_bytes), settings.base_url)
 
 
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         logs.configure(settings)
+        audit_metrics.watch(settings)
         serving = runtime.opened(settings, application="opsplane-api", statement_timeout_s=connections.STATEMENT_S)
         async with serving as plane, contextlib.AsyncExitStack() as held:
             sign_in = await held.enter_async_context(doorman(plane))
             streams = await held.enter_async_context(hub.opened(plane))
+            run_metrics.begin()
             stop = asyncio.Event()
             background = asyncio.gather(
                 sweeper.sweep_until(stop, plane.db, plane.queue, settings),

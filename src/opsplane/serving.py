@@ -2,14 +2,20 @@
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
+from prometheus_client import disable_created_metrics, start_http_server
 
 from opsplane import app, fleet, migrate, runtime
+from opsplane.audit import metrics as audit_metrics
 from opsplane.config import Settings
 from opsplane.errors import ConfigurationError
+from opsplane.runs import metrics as run_metrics
 from opsplane.workers import supervisor
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, which nobody looks at
 REQUESTS_GRACE_S = 5  # a stream whose reader sleeps takes no notice of the end
 # Compared, not listened on.
 HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 # nosec
@@ -20,10 +26,36 @@ async def work(settings: Settings, *, with_parent: bool = False) -> None:
     timeout_s = settings.chunk_timeout_s
     async with runtime.opened(settings, application="opsplane-worker", statement_timeout_s=timeout_s) as plane:
         await runtime.require_schema(plane)
+        audit_metrics.watch(settings)
+        run_metrics.begin()
         stop = supervisor.stop_on_signals()
         if with_parent:
             supervisor.stop_with_parent(stop)
         await supervisor.work(plane, stop)
+
+
+@contextmanager
+def exposed(host: str, port: int | None) -> Iterator[None]:
+    """Show this process's numbers to whoever asks there, from a thread of its own; nowhere without a port.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    if port is None:
+        yield
+        return
+    try:
+        server, thread = start_http_server(port, host)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port} ({error.strerror}); pick another with --metrics-port."
+        ) from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def serve(settings: Settings, *, host: str, port: int) -> None:

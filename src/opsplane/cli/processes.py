@@ -37,9 +37,17 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
 
 def worker(
     with_parent: Annotated[bool, typer.Option("--with-parent", help="End when standard input closes.")] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Show this process's numbers to Prometheus on this port; off without it."),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option(help="Address for the numbers, which whoever reaches it may read: nobody is asked who they are."),
+    ] = "127.0.0.1",
 ) -> None:
     """Run one worker process."""
-    with context.errors(), runtime.servers(load()) as settings:
+    with context.errors(), serving.exposed(metrics_host, metrics_port), runtime.servers(load()) as settings:
         asyncio.run(serving.work(settings, with_parent=with_parent))
 
 
