@@ -51,7 +51,7 @@ def build(settings: Settings) -> ASGIApp:
     problems.install(app)
     app.add_api_route("/healthz", healthz, methods=["GET"])
     app.add_api_route("/readyz", readyz, methods=["GET"])
-    app.add_route("/metrics", Exposition().show, methods=["GET"])
+    app.add_api_route("/metrics", Exposition().show, methods=["GET"])
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     assets.mount(app)

@@ -11,13 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from opsplane.api.limits import PLANES
 
 SEEN = "opsplane.seen"
-NONE, OTHER = "none", "other"
+NONE, MOUNTED, OTHER = "none", "mounted", "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 STREAM = "text/event-stream"
 
 requests = Counter(
     "opsplane_http_requests_total",
-    "Requests by what answered them; a stream counts when it ends. Route `none`: refused before routing, or missing.",
+    "Requests by what answered them; a stream counts when it ends. Route `none`: missing, or refused before routing.",
     ["plane", "method", "route", "status"],
 )
 seconds = Histogram(
@@ -70,13 +70,19 @@ class Routed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand one request on."""
-        plane = scope.get("root_path", "")  # a mount adds to it what it matched, which may be anything
+        plane = scope.get("root_path", "")
         try:
             await self._app(scope, receive, send)
         finally:
-            template = getattr(scope.get("route"), "path", None)
-            if SEEN in scope and template is not None:
-                scope[SEEN].route = plane + template
+            if SEEN in scope:
+                scope[SEEN].route = _route(scope, plane)
+
+
+def _route(scope: Scope, plane: str) -> str:
+    template = getattr(scope.get("route"), "path", None)
+    if template is not None:
+        return f"{plane}{template}"
+    return MOUNTED if "endpoint" in scope else NONE  # FastAPI says of a mount only that there is one
 
 
 def _count(scope: Scope, seen: Seen, took_s: float) -> None:
