@@ -13,7 +13,7 @@ from opsplane.runbooks import service
 from opsplane.runbooks.service import Plane, Source, Started, StartOrder
 from opsplane.runs import views
 from opsplane.runs.drain import Drained, Drainer
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 from opsplane.tenants.models import Tenant
 
 BACKFILL = "findings.lifecycle.backfill"

@@ -18,8 +18,9 @@ from opsplane.runbooks.service import NothingToDo, Plane, Source, Started
 from opsplane.runs import item_views, leases, lifecycle, sweeper
 from opsplane.runs.control import Ask
 from opsplane.runs.models import OperationRun
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import InvalidTransition
-from opsplane.runs.views import RunNotFound, RunOut
+from opsplane.runs.views import RunNotFound
 from opsplane.tenants.models import Tenant
 from tests import support
 

@@ -11,8 +11,8 @@ from opsplane.runbooks.reasons import ReasonCode
 from opsplane.runbooks.service import Plane, Source
 from opsplane.runs import views, words
 from opsplane.runs.control import Ask
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import RunOut
 from opsplane.tenants import universe
 
 app = typer.Typer(no_args_is_help=True, help="What is running and what has run.")

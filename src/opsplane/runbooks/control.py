@@ -13,8 +13,8 @@ from opsplane.runbooks.service import Plane, Source, Started, StartOrder
 from opsplane.runs import announcing, lifecycle, views
 from opsplane.runs import control as runs
 from opsplane.runs.control import Ask
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Status
-from opsplane.runs.views import RunOut
 
 
 class NothingFailed(Conflict):

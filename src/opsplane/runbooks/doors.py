@@ -7,7 +7,7 @@ from enum import StrEnum
 from opsplane.config import Settings
 from opsplane.db import Database
 from opsplane.queue import Queue
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 
 
 class Source(StrEnum):

@@ -21,7 +21,7 @@ from opsplane.runbooks.reasons import Reason
 from opsplane.runbooks.scopes import Scope
 from opsplane.runs import announcing, items, lifecycle, views
 from opsplane.runs.models import OperationRun
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 
 log = structlog.get_logger()
 
