@@ -21,8 +21,8 @@ from opsplane.runs.control import Ask
 from opsplane.runs.models import OperationRunFailure
 from opsplane.tenants.models import Tenant
 from tests import support, web
+from tests.browser.run_page import TRANSIENT, begun, button, retry_dialog
 from tests.browser.stage import AUDIT, EVERYTHING, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card, look_again
-from tests.browser.test_control import TRANSIENT, begun, button, retry_dialog
 from tests.browser.test_journeys import dialog_of, log_in, preflight
 from tests.browser.test_people import NOBODY
 from tests.integration.test_admin import SYNC, add_run
