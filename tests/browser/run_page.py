@@ -7,7 +7,6 @@ from playwright.async_api import Locator, Page, Route
 
 from opsplane.auth.actors import Actor
 from opsplane.runbooks.service import Plane
-from opsplane.runs import leases, lifecycle
 from tests import support
 from tests.browser.conftest import Server
 from tests.browser.stage import FAILS, PLAIN
@@ -19,13 +18,11 @@ RIPE_S = 0.6  # the page takes no click on a button that has only just come up
 
 async def begun(plane: Plane, operator: Actor, key: str = PLAIN, *, held: bool = False) -> uuid.UUID:
     """A run under way; if it is held, by a worker in the middle of acme."""
-    run = (await support.start(plane, operator, key)).run
-    async with plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run.id)
+    run_id = await support.begun(plane, operator, key)
     if held:
         async with plane.db.transaction() as tx:
-            assert await leases.claim(tx.session, run.id, uuid.uuid4(), lease_s=600)
-    return run.id
+            await support.claimed(tx.session, run_id, lease_s=600)
+    return run_id
 
 
 async def ended(plane: Plane, operator: Actor, key: str = FAILS) -> uuid.UUID:
