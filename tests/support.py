@@ -5,18 +5,20 @@ import uuid
 from typing import Any
 
 from sqlalchemy import func, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
 from opsplane.db import new_id
 from opsplane.findings.models import Finding
 from opsplane.runbooks import service
 from opsplane.runbooks.service import Plane, Source, Started, StartOrder
-from opsplane.runs import views
+from opsplane.runs import leases, lifecycle, views
 from opsplane.runs.drain import Drained, Drainer
-from opsplane.runs.views import RunOut
+from opsplane.runs.leases import Lease
+from opsplane.runs.schemas import RunOut
 from opsplane.tenants.models import Tenant
 
-BACKFILL = "findings.lifecycle.backfill"
+BACKFILL, PLAIN = "findings.lifecycle.backfill", "test.effects.plain"
 
 
 async def add_findings(plane: Plane, tenant: Tenant, count: int, **values: Any) -> None:
@@ -52,6 +54,21 @@ def order(runbook: str = BACKFILL, tenant: str | None = None, **values: Any) -> 
 async def start(plane: Plane, operator: Actor, runbook: str = BACKFILL, **values: Any) -> Started:
     """Start a run."""
     return await service.start(plane, order(runbook, **values), by=operator)
+
+
+async def begun(plane: Plane, operator: Actor, runbook: str = PLAIN) -> uuid.UUID:
+    """A run under way, whose tenants wait to be claimed."""
+    run = (await start(plane, operator, runbook)).run
+    async with plane.db.transaction() as tx:
+        await lifecycle.begin(tx.session, run.id)
+    return run.id
+
+
+async def claimed(session: AsyncSession, run_id: uuid.UUID, *, lease_s: float = 20) -> Lease:
+    """The next tenant of a run, for a worker that nobody has heard of."""
+    lease = await leases.claim(session, run_id, uuid.uuid4(), lease_s=lease_s)
+    assert lease is not None
+    return lease
 
 
 def drainer(plane: Plane) -> Drainer:

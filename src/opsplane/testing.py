@@ -23,7 +23,7 @@ from opsplane.runbooks.service import Plane, Source, StartOrder
 from opsplane.runs import items, leases, lifecycle, views
 from opsplane.runs.drain import Drainer
 from opsplane.runs.models import OperationRunItem
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 from opsplane.tenants import universe
 from opsplane.tenants.models import Tenant
 

@@ -5,21 +5,25 @@ import contextlib
 import os
 import shutil
 import socket
+import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import uvicorn
 from playwright.async_api import Browser, async_playwright, expect
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from opsplane.config import Settings
 from opsplane.db import Database
 from opsplane.queue import Queue
+from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.workers import supervisor
 from tests import web
-from tests.browser.stage import Stage
+from tests.browser.stage import PLAIN, Stage
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -126,11 +130,32 @@ async def _quiet(plane: Plane) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-async def worker(plane: Plane) -> AsyncIterator[None]:
-    """A worker that carries runs on while the test lasts."""
+@contextlib.asynccontextmanager
+async def a_worker(plane: Plane) -> AsyncIterator[None]:
+    """Carries runs on as long as this lasts."""
     stop = asyncio.Event()
     working = asyncio.create_task(supervisor.work(plane, stop))
     yield
     stop.set()
     await working
+
+
+@pytest.fixture
+async def worker(plane: Plane) -> AsyncIterator[None]:
+    """A worker that carries runs on while the test lasts."""
+    async with a_worker(plane):
+        yield
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """What a worker waits for within its first chunk of every tenant but acme."""
+    opened = asyncio.Event()
+    runbook: Any = registry.find(PLAIN)
+
+    async def act(session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if not await runbook.is_called(session, tenant, "acme"):
+            await opened.wait()
+
+    monkeypatch.setattr(runbook, "act", act)
+    return opened

@@ -16,13 +16,13 @@ from opsplane.auth.capabilities import Capability
 from opsplane.auth.roles import Role
 from opsplane.runbooks import control
 from opsplane.runbooks.service import Plane
-from opsplane.runs import lifecycle, types
+from opsplane.runs import types
 from opsplane.runs.control import Ask
 from opsplane.runs.models import OperationRunFailure
 from opsplane.tenants.models import Tenant
 from tests import support, web
+from tests.browser.run_page import TRANSIENT, begun, button, retry_dialog
 from tests.browser.stage import AUDIT, EVERYTHING, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card, look_again
-from tests.browser.test_control import TRANSIENT, begun, button, retry_dialog
 from tests.browser.test_journeys import dialog_of, log_in, preflight
 from tests.browser.test_people import NOBODY
 from tests.integration.test_admin import SYNC, add_run
@@ -243,10 +243,7 @@ async def run_queued(w: World) -> Page:
 
 @state
 async def run_running(w: World) -> Page:
-    run = (await support.start(w.plane, w.shell, PLAIN)).run
-    async with w.plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run.id)
-    page = await w.open(f"{RUNS}/{run.id}")
+    page = await w.open(f"{RUNS}/{await begun(w.plane, w.shell)}")
     await expect(page.locator("#items tbody tr")).to_have_count(3)
     return page
 

@@ -27,6 +27,7 @@ LOCKS = "src/opsplane/runbooks/locks.py"
 PREFLIGHTS = "src/opsplane/runbooks/preflights.py"
 SIGN_IN = "src/opsplane/access/sign_in.py"
 
+CLAIMS = "tests/faults/test_claims.py"
 GUARDS = "tests/faults/test_guards.py"
 EXECUTION = "tests/integration/test_execution.py"
 CONTROL = "tests/integration/test_control.py"
@@ -77,7 +78,7 @@ MUTANTS = (
     ),
     _mutant(
         "the fence does not look at the run",
-        f"{CONTROL}::test_a_cancelled_run_leaves_what_is_repaired_and_touches_nothing_more",
+        f"{CLAIMS}::test_a_claim_that_comes_to_light_after_the_pause_writes_nothing",
         (LEASES, "    if status != Status.RUNNING:\n        raise RunNotRunning\n"),
     ),
     _mutant(

@@ -1,7 +1,6 @@
 """What the nemesis found about claims (seed 25): a pause did not see one that was on its way, nor its first chunk."""
 
 import asyncio
-import uuid
 
 import pytest
 
@@ -15,17 +14,10 @@ from opsplane.tenants.models import Tenant
 from tests import support
 
 
-async def begun(plane: Plane, operator: Actor) -> uuid.UUID:
-    run = (await support.start(plane, operator, "test.effects.plain")).run
-    async with plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run.id)
-    return run.id
-
-
 async def test_a_run_is_not_paused_while_a_chunk_is_under_way_that_the_request_did_not_see(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     asked, claimed = asyncio.Event(), asyncio.Event()
 
     async def pause() -> None:
@@ -39,8 +31,7 @@ async def test_a_run_is_not_paused_while_a_chunk_is_under_way_that_the_request_d
     pausing = asyncio.create_task(pause())
     await asked.wait()
     async with plane.db.transaction() as tx:
-        lease = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20)
-    assert lease is not None
+        lease = await support.claimed(tx.session, run_id)
     async with plane.db.transaction() as chunk:
         await leases.fence(chunk.session, lease)  # the request is not committed yet
         claimed.set()
@@ -54,11 +45,10 @@ async def test_a_run_is_not_paused_while_a_chunk_is_under_way_that_the_request_d
 async def test_a_claim_that_comes_to_light_after_the_pause_writes_nothing(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as on_its_way:
-        lease = await leases.claim(on_its_way.session, run_id, uuid.uuid4(), lease_s=20)
+        lease = await support.claimed(on_its_way.session, run_id)
         assert (await control.ask(plane, run_id, Ask.PAUSE, by=operator)).status == "paused"
-    assert lease is not None
     with pytest.raises(leases.RunNotRunning):
         async with plane.db.transaction() as chunk:
             await leases.fence(chunk.session, lease)

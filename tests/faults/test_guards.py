@@ -17,7 +17,7 @@ from opsplane.db import sqlstate
 from opsplane.runbooks import locks
 from opsplane.runbooks.scopes import Scope
 from opsplane.runbooks.service import Plane
-from opsplane.runs import items, leases, lifecycle, sweeper
+from opsplane.runs import items, leases, sweeper
 from opsplane.runs.leases import Lease, LeaseLost
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.tenants.models import Tenant
@@ -29,16 +29,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 @pytest.fixture
 async def run_id(plane: Plane, operator: Actor, tenants: list[Tenant]) -> uuid.UUID:
     """A run whose tenants wait to be claimed."""
-    run = (await support.start(plane, operator, "test.effects.plain")).run
-    async with plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run.id)
-    return run.id
-
-
-async def claimed(session: AsyncSession, run_id: uuid.UUID, lease_s: float = 20) -> Lease:
-    lease = await leases.claim(session, run_id, uuid.uuid4(), lease_s=lease_s)
-    assert lease is not None
-    return lease
+    return await support.begun(plane, operator)
 
 
 async def stored(session: AsyncSession, lease: Lease) -> Lease:
@@ -47,7 +38,7 @@ async def stored(session: AsyncSession, lease: Lease) -> Lease:
 
 async def test_an_item_that_has_ended_lets_nobody_through_the_fence(plane: Plane, run_id: uuid.UUID) -> None:
     async with plane.db.transaction() as tx:
-        lease = await claimed(tx.session, run_id)
+        lease = await support.claimed(tx.session, run_id)
         await leases.finish(tx.session, lease)
         with pytest.raises(LeaseLost):
             await leases.fence(tx.session, lease)
@@ -55,7 +46,7 @@ async def test_an_item_that_has_ended_lets_nobody_through_the_fence(plane: Plane
 
 async def test_nobody_takes_a_tenant_in_the_middle_of_its_chunk(plane: Plane, run_id: uuid.UUID) -> None:
     async with plane.db.transaction() as tx:
-        lease = await claimed(tx.session, run_id, lease_s=0)
+        lease = await support.claimed(tx.session, run_id, lease_s=0)
     async with plane.db.transaction() as chunk:
         await leases.fence(chunk.session, lease)
         async with plane.db.transaction() as sweep:
@@ -74,7 +65,7 @@ async def test_a_run_that_is_not_running_hands_out_no_tenant(plane: Plane, run_i
 async def test_progress_forgives_what_went_wrong_before(plane: Plane, run_id: uuid.UUID) -> None:
     async with plane.db.transaction() as tx:
         await tx.session.execute(update(OperationRunItem).values(attempts=2, lost_count=2))
-        after = await stored(tx.session, await claimed(tx.session, run_id))
+        after = await stored(tx.session, await support.claimed(tx.session, run_id))
         kept = await tx.session.execute(
             text("SELECT attempts, lost_count FROM operation_run_items WHERE item_key = :key"), {"key": after.item_key}
         )
@@ -89,7 +80,7 @@ async def test_no_clock_of_a_worker_says_how_long_a_lease_lasts(plane: Plane, ru
 
     event.listen(plane.db.engine.sync_engine, "before_cursor_execute", listen)
     async with plane.db.transaction() as tx:
-        lease = await stored(tx.session, await claimed(tx.session, run_id))
+        lease = await stored(tx.session, await support.claimed(tx.session, run_id))
         await leases.retry_later(tx.session, lease, "gave_up", "not yet")
         await items.free_expired(tx.session)
     event.remove(plane.db.engine.sync_engine, "before_cursor_execute", listen)

@@ -61,9 +61,10 @@ class Tally:
         return self.statuses.total()
 
 
-def run(stand: Stand, way: Way, *, seed: int, examples: int, ends: float, phases: list[str]) -> Tally:
-    """One pass of the generator over one document, until this time of the clock at most."""
-    schema = _loaded(stand, way, seed=seed, seconds=max(1, int(ends - time.time())), examples=examples, phases=phases)
+def run(stand: Stand, way: Way, *, seed: int, examples: int, phases: list[str], ends: float | None = None) -> Tally:
+    """One pass of the generator over one document; or pass after pass until this time of the clock."""
+    seconds = None if ends is None else max(1, int(ends - time.time()))
+    schema = _loaded(stand, way, seed=seed, seconds=seconds, examples=examples, phases=phases)
     schema.auth(refresh_interval=None)(_credential(stand, way))
     tally = Tally()
     for event in from_schema(schema).execute():
@@ -76,7 +77,7 @@ def run(stand: Stand, way: Way, *, seed: int, examples: int, ends: float, phases
     return tally
 
 
-def _loaded(stand: Stand, way: Way, *, seed: int, seconds: int, examples: int, phases: list[str]) -> Any:
+def _loaded(stand: Stand, way: Way, *, seed: int, seconds: int | None, examples: int, phases: list[str]) -> Any:
     document = json.loads((ROOT / "openapi" / f"{way.plane}.json").read_text(encoding="utf-8"))
     config = SchemathesisConfig(seed=seed, max_time=seconds)
     project = config.projects.default

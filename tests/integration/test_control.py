@@ -18,8 +18,9 @@ from opsplane.runbooks.service import NothingToDo, Plane, Source, Started
 from opsplane.runs import item_views, leases, lifecycle, sweeper
 from opsplane.runs.control import Ask
 from opsplane.runs.models import OperationRun
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import InvalidTransition
-from opsplane.runs.views import RunNotFound, RunOut
+from opsplane.runs.views import RunNotFound
 from opsplane.tenants.models import Tenant
 from tests import support
 
@@ -35,13 +36,6 @@ async def retry(plane: Plane, operator: Actor, run_id: uuid.UUID, **values: obje
     return await control.retry_failed(plane, run_id, by=operator, source=Source.CLI, **values)  # type: ignore[arg-type]
 
 
-async def begun(plane: Plane, operator: Actor, runbook: str = PLAIN) -> uuid.UUID:
-    run = (await support.start(plane, operator, runbook)).run
-    async with plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run.id)
-    return run.id
-
-
 async def effects(plane: Plane) -> tuple[int, int]:
     async with plane.db.reading() as session:
         row = (await session.execute(text("SELECT count(*), count(DISTINCT (tenant_id, n)) FROM effects"))).one()
@@ -51,7 +45,7 @@ async def effects(plane: Plane) -> tuple[int, int]:
 async def test_a_run_at_work_is_pausing_until_its_chunk_has_ended(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator, SLOW)
+    run_id = await support.begun(plane, operator, SLOW)
     working = asyncio.create_task(support.drain(plane, run_id))
     await asyncio.sleep(0.45)
     asked = await ask(plane, operator, run_id, Ask.PAUSE)
@@ -68,7 +62,7 @@ async def test_a_run_at_work_is_pausing_until_its_chunk_has_ended(
 async def test_a_paused_run_keeps_its_scope_and_goes_on_where_it_was(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator, SLOW)
+    run_id = await support.begun(plane, operator, SLOW)
     working = asyncio.create_task(support.drain(plane, run_id))
     await asyncio.sleep(0.45)
     await ask(plane, operator, run_id, Ask.PAUSE)
@@ -83,7 +77,7 @@ async def test_a_paused_run_keeps_its_scope_and_goes_on_where_it_was(
 
 
 async def test_resuming_rings_for_the_run(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     await ask(plane, operator, run_id, Ask.PAUSE)
     await plane.queue.redis.flushdb()
     await ask(plane, operator, run_id, Ask.RESUME)
@@ -93,7 +87,7 @@ async def test_resuming_rings_for_the_run(plane: Plane, operator: Actor, tenants
 async def test_a_run_nobody_works_on_is_paused_and_cancelled_at_once(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     assert (await ask(plane, operator, run_id, Ask.PAUSE)).status == "paused"
     cancelled = await ask(plane, operator, run_id, Ask.CANCEL)
     assert (cancelled.status, cancelled.outcome) == ("completed", "cancelled")
@@ -113,7 +107,7 @@ async def test_a_queued_run_can_be_cancelled_before_any_worker_came(
 async def test_a_cancelled_run_leaves_what_is_repaired_and_touches_nothing_more(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator, SLOW)
+    run_id = await support.begun(plane, operator, SLOW)
     working = asyncio.create_task(support.drain(plane, run_id))
     await asyncio.sleep(0.45)
     began = time.monotonic()
@@ -129,7 +123,7 @@ async def test_a_cancelled_run_leaves_what_is_repaired_and_touches_nothing_more(
 async def test_a_cancelled_run_ends_though_its_worker_is_dead(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
         assert await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=60)
     assert (await ask(plane, operator, run_id, Ask.CANCEL)).status == "cancelling"
@@ -145,7 +139,7 @@ async def test_a_cancelled_run_ends_though_its_worker_is_dead(
 async def test_a_pausing_run_is_paused_though_its_worker_is_dead(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
         assert await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=0)
     await ask(plane, operator, run_id, Ask.PAUSE)
@@ -156,7 +150,7 @@ async def test_a_pausing_run_is_paused_though_its_worker_is_dead(
 async def test_a_pausing_run_whose_last_tenant_ends_is_completed(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
         held = [await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20) for _ in tenants]
     await ask(plane, operator, run_id, Ask.PAUSE)
@@ -170,7 +164,7 @@ async def test_a_pausing_run_whose_last_tenant_ends_is_completed(
 
 
 async def test_asking_twice_changes_nothing(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     for what in (Ask.RESUME, Ask.PAUSE, Ask.PAUSE, Ask.RESUME, Ask.RESUME, Ask.CANCEL, Ask.CANCEL):
         await ask(plane, operator, run_id, what)
     async with plane.db.reading() as session:
@@ -201,7 +195,7 @@ async def test_a_queued_run_can_only_be_cancelled(
 async def test_asking_while_a_process_that_stands_still_holds_the_run_is_answered_with_try_again(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as frozen:
         await frozen.session.execute(select(OperationRun.id).with_for_update())
         with pytest.raises(ServiceUnavailable, match="ask again"):
@@ -210,7 +204,7 @@ async def test_asking_while_a_process_that_stands_still_holds_the_run_is_answere
 
 
 async def test_nobody_without_the_right_to_run_may_ask(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     viewer = Actor(kind=operator.kind, display="viewer", capabilities=frozenset({"platform.ops.view"}))
     for what in Ask:
         with pytest.raises(MissingCapability):
@@ -222,7 +216,7 @@ async def test_nobody_without_the_right_to_run_may_ask(plane: Plane, operator: A
 async def test_a_pause_does_not_slow_the_rate_nor_make_a_run_stalled(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
         await tx.session.execute(text("UPDATE operation_runs SET started_at = started_at - interval '1 hour 2 s'"))
         await tx.session.execute(text("UPDATE operation_run_items SET updated_count = 40"))
@@ -239,7 +233,7 @@ async def test_a_pause_does_not_slow_the_rate_nor_make_a_run_stalled(
 async def test_a_run_resumed_after_a_long_pause_is_not_given_up_for_its_age(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     await ask(plane, operator, run_id, Ask.PAUSE)
     async with plane.db.transaction() as tx:
         await tx.session.execute(text("UPDATE operation_runs SET created_at = created_at - interval '1h'"))
@@ -274,7 +268,7 @@ async def test_a_retried_run_says_so_and_offers_no_other_retry_once_that_has_suc
 
 
 async def test_a_run_knows_who_asked_what_of_it(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     for what in (Ask.PAUSE, Ask.RESUME, Ask.CANCEL):
         await ask(plane, operator, run_id, what)
     shown = await support.show(plane, run_id)
@@ -306,7 +300,7 @@ async def test_a_retry_repeated_with_its_key_is_one_run(plane: Plane, operator: 
 async def test_retry_failed_refuses_a_run_that_goes_on_or_has_no_failed_tenant(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     with pytest.raises(control.NothingFailed):
         await retry(plane, operator, run_id)
     await support.drain(plane, run_id)
@@ -318,10 +312,9 @@ async def test_retry_failed_refuses_when_nothing_is_wrong_there_any_more(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
     await support.add_findings(plane, tenants[0], 3)
-    run_id = await begun(plane, operator, support.BACKFILL)
+    run_id = await support.begun(plane, operator, support.BACKFILL)
     async with plane.db.transaction() as tx:
-        lease = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20)
-        assert lease is not None
+        lease = await support.claimed(tx.session, run_id)
         await leases.fail(tx.session, lease, code="x", message="y")
     await support.drain(plane, run_id)
     assert await support.wrong_count(plane) == 3
@@ -367,14 +360,12 @@ async def test_a_tenant_that_waits_for_another_try_says_why(
 async def test_a_tenant_that_got_further_no_longer_says_what_once_held_it_up(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
-        lease = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20)
-        assert lease is not None
+        lease = await support.claimed(tx.session, run_id)
         await leases.retry_later(tx.session, lease, "try_again", "not yet")
         await tx.session.execute(text("UPDATE operation_run_items SET not_before = 'epoch' WHERE attempts > 0"))
-        again = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20)
-        assert again is not None
+        again = await support.claimed(tx.session, run_id)
         await leases.store(tx.session, again, cursor={"next": 1}, updated=1, errors=0, passes=0, lease_s=20)
         await leases.release(tx.session, again)
         [item] = [each for each in await item_views.page(tx.session, run_id, after=None, limit=9) if each.updated_count]

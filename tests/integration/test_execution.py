@@ -16,7 +16,7 @@ from opsplane.outbox import OutboxEvent
 from opsplane.queue import QUEUE
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
-from opsplane.runs import items, leases, lifecycle, processes, summary, sweeper
+from opsplane.runs import items, leases, processes, summary, sweeper
 from opsplane.runs.drain import Drained
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.tenants.models import Tenant
@@ -132,22 +132,13 @@ async def test_a_tenant_that_asks_to_be_retried_waits_and_is_retried(
     assert (done.outcome, done.failures[0].code) == ("partially_succeeded", "gave_up")
 
 
-async def begun(plane: Plane, operator: Actor, runbook: str = PLAIN) -> uuid.UUID:
-    run = (await support.start(plane, operator, runbook)).run
-    async with plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run.id)
-    return run.id
-
-
 async def claim(plane: Plane, run_id: uuid.UUID, lease_s: float = 20) -> leases.Lease:
     async with plane.db.transaction() as tx:
-        lease = await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=lease_s)
-    assert lease is not None
-    return lease
+        return await support.claimed(tx.session, run_id, lease_s=lease_s)
 
 
 async def test_no_two_workers_hold_the_same_tenant(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     held = [await claim(plane, run_id) for _ in tenants]
     assert len({lease.item_key for lease in held}) == 3
     async with plane.db.transaction() as tx:
@@ -157,7 +148,7 @@ async def test_no_two_workers_hold_the_same_tenant(plane: Plane, operator: Actor
 async def test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_other(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as one, plane.db.transaction() as two, asyncio.timeout(2):
         first = await leases.claim(one.session, run_id, uuid.uuid4(), lease_s=20)
         second = await leases.claim(two.session, run_id, uuid.uuid4(), lease_s=20)
@@ -167,7 +158,7 @@ async def test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_othe
 
 
 async def test_a_worker_that_lost_its_lease_cannot_commit(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     zombie = await claim(plane, run_id, lease_s=0)
     await sweeper.sweep(plane.db, plane.queue, plane.settings)
     await claim(plane, run_id)
@@ -181,7 +172,7 @@ async def test_a_worker_that_lost_its_lease_cannot_commit(plane: Plane, operator
 async def test_a_worker_that_lost_the_database_gives_back_what_it_is_not_at_work_on(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator, "test.effects.slow")
+    run_id = await support.begun(plane, operator, "test.effects.slow")
     worker = support.drainer(plane)
 
     async def written() -> bool:
@@ -219,7 +210,7 @@ async def test_a_worker_that_lost_the_database_gives_back_what_it_is_not_at_work
 async def test_a_stop_gives_the_tenant_back_with_its_cursor(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator, "test.effects.slow")
+    run_id = await support.begun(plane, operator, "test.effects.slow")
     worker = support.drainer(plane)
     task = asyncio.create_task(worker.drain(run_id))
     await asyncio.sleep(0.45)
@@ -239,7 +230,7 @@ async def test_a_stop_gives_the_tenant_back_with_its_cursor(
 async def test_a_tenant_that_loses_its_worker_three_times_fails_and_the_others_are_done(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     for _ in range(items.MAX_LOST):
         lease = await claim(plane, run_id, lease_s=0)
         assert lease.tenant_id == tenants[0].id
@@ -296,7 +287,7 @@ async def test_a_run_whose_runbook_no_living_worker_knows_fails(
 async def test_a_run_given_up_half_way_says_which_tenants_were_done(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     lease = await claim(plane, run_id)
     async with plane.db.transaction() as tx:
         await leases.store(tx.session, lease, cursor=None, updated=5, errors=0, passes=1, lease_s=20)
@@ -314,7 +305,7 @@ async def test_a_run_given_up_half_way_says_which_tenants_were_done(
 
 
 async def test_a_busy_plane_is_not_rung_again(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
         await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=1)
     await claim(plane, run_id)
@@ -330,7 +321,7 @@ async def test_a_busy_plane_is_not_rung_again(plane: Plane, operator: Actor, ten
 async def test_a_run_whose_place_in_the_line_was_lost_gets_another_though_the_plane_is_busy(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = await begun(plane, operator)
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
         await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=1)
         await tx.session.execute(text("UPDATE operation_runs SET created_at = created_at - interval '61 s'"))
@@ -407,7 +398,7 @@ async def test_a_tenant_that_had_to_be_retried_gets_smaller_chunks(
     plane: Plane, operator: Actor, tenants: list[Tenant], attempts: int, rows: int
 ) -> None:
     await support.add_findings(plane, tenants[0], 60)
-    run_id = await begun(plane, operator, support.BACKFILL)
+    run_id = await support.begun(plane, operator, support.BACKFILL)
     lease = replace(await claim(plane, run_id), attempts=attempts)
     worker = support.drainer(plane)
     await worker._advance(registry.find(support.BACKFILL), lease, worker._chunk_size())

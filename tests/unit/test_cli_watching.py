@@ -20,8 +20,7 @@ from opsplane.pages import badges
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runs import words
 from opsplane.runs.figures import FiguresOut
-from opsplane.runs.states import ItemState, Outcome, Status
-from opsplane.runs.views import (
+from opsplane.runs.schemas import (
     ActorOut,
     ContextOut,
     FailureOut,
@@ -31,6 +30,7 @@ from opsplane.runs.views import (
     RunOut,
     ScopeOut,
 )  # fmt: skip
+from opsplane.runs.states import ItemState, Outcome, Status
 
 RUN_ID = uuid.UUID("01900000-0000-7000-8000-000000000001")
 COUNTS = {"total": 250, "processed": 125, "succeeded": 120, "skipped": 3, "failed": 2, "updated": 55_265}

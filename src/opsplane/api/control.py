@@ -19,8 +19,8 @@ from opsplane.runbooks.preflights import PreflightTooSlow
 from opsplane.runbooks.reasons import ReasonRequired
 from opsplane.runbooks.service import NothingToDo
 from opsplane.runs.control import Ask
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import InvalidTransition
-from opsplane.runs.views import RunOut
 from opsplane.tenants.universe import TenantNotAllowed
 
 ALWAYS = (InvalidToken, MissingCapability, ServiceUnavailable, NotFound, InvalidTransition)

@@ -10,7 +10,7 @@ from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runs.briefs import RunBrief
 from opsplane.runs.item_views import ItemOut
-from opsplane.runs.views import RunOut, ScopeOut
+from opsplane.runs.schemas import RunOut, ScopeOut
 
 
 class Body(BaseModel):

@@ -50,7 +50,7 @@ from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runbooks.service import ConfirmationMismatch, NothingToDo, Plane, StartOrder
 from opsplane.runs import briefs, item_views, views
 from opsplane.runs.briefs import RunBrief
-from opsplane.runs.views import RunOut, ScopeOut
+from opsplane.runs.schemas import RunOut, ScopeOut
 from opsplane.tenants import universe
 from opsplane.tenants.models import Tenant
 from opsplane.tenants.universe import TenantNotAllowed

@@ -18,7 +18,7 @@ from opsplane.findings import importer
 from opsplane.fleet import Fleet
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.service import Plane, Source, StartOrder
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 
 RUNBOOK = "findings.lifecycle.backfill"
 WORKERS = 2

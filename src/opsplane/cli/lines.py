@@ -10,7 +10,7 @@ from rich.text import Text
 
 from opsplane.cli import looks
 from opsplane.runs.figures import FiguresOut
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 
 QUARTERS = 4
 EVERY_S = 10.0

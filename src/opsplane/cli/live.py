@@ -12,7 +12,7 @@ from rich.text import Text
 
 from opsplane.cli import heat, looks, output
 from opsplane.runs.figures import FiguresOut
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 
 
 class Picture:

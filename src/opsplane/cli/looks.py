@@ -3,8 +3,8 @@
 from rich.text import Text
 
 from opsplane.pages import badges
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Status
-from opsplane.runs.views import RunOut
 
 COLOURS = {"green": "green", "red": "red", "amber": "yellow", "blue": "blue", "gray": "bright_black"}
 

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from opsplane.cli import output
 from opsplane.demo import OPERATOR, Access
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Outcome
-from opsplane.runs.views import RunOut
 
 STEPS = 6
 

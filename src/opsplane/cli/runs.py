@@ -11,8 +11,8 @@ from opsplane.runbooks.reasons import ReasonCode
 from opsplane.runbooks.service import Plane, Source
 from opsplane.runs import views, words
 from opsplane.runs.control import Ask
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import RunOut
 from opsplane.tenants import universe
 
 app = typer.Typer(no_args_is_help=True, help="What is running and what has run.")
@@ -85,12 +85,21 @@ def watch(
     raise typer.Exit(context.run(act))
 
 
-@app.command()
-def pause(
-    run_id: RunId, as_: context.AsUser = None, wait: Wait = False, timeout: Timeout = None, json_: output.AsJson = False
-) -> None:
-    """Ask a run to pause after the chunks in hand; its scope stays locked."""
-    _ask(run_id, Ask.PAUSE, as_, wait=wait, timeout_s=timeout, json_=json_)
+def _holds_up(what: Ask, help_: str) -> None:
+    """Add the command that asks this of a run; workers end their chunks first, for which it can wait."""
+
+    @app.command(what, help=help_)
+    def hold_up(
+        run_id: RunId,
+        as_: context.AsUser = None,
+        wait: Wait = False,
+        timeout: Timeout = None,
+        json_: output.AsJson = False,
+    ) -> None:
+        _ask(run_id, what, as_, wait=wait, timeout_s=timeout, json_=json_)
+
+
+_holds_up(Ask.PAUSE, "Ask a run to pause after the chunks in hand; its scope stays locked.")
 
 
 @app.command()
@@ -99,12 +108,7 @@ def resume(run_id: RunId, as_: context.AsUser = None, json_: output.AsJson = Fal
     _ask(run_id, Ask.RESUME, as_, wait=False, timeout_s=None, json_=json_)
 
 
-@app.command()
-def cancel(
-    run_id: RunId, as_: context.AsUser = None, wait: Wait = False, timeout: Timeout = None, json_: output.AsJson = False
-) -> None:
-    """Ask a run to end after the chunks in hand; what is repaired stays repaired."""
-    _ask(run_id, Ask.CANCEL, as_, wait=wait, timeout_s=timeout, json_=json_)
+_holds_up(Ask.CANCEL, "Ask a run to end after the chunks in hand; what is repaired stays repaired.")
 
 
 @app.command()

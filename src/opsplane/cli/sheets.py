@@ -4,8 +4,8 @@ from rich.text import Text
 
 from opsplane.cli import looks, output
 from opsplane.runs import words
+from opsplane.runs.schemas import FailureOut, RunOut
 from opsplane.runs.states import Status
-from opsplane.runs.views import FailureOut, RunOut
 
 
 def whole(shown: RunOut, *, json_: bool) -> None:

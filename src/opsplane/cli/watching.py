@@ -13,8 +13,8 @@ from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks.service import Plane
 from opsplane.runs import figures, processes, views
 from opsplane.runs.figures import FiguresOut
+from opsplane.runs.schemas import FailureOut, RunOut
 from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import FailureOut, RunOut
 
 POLL_S = 0.2
 NO_FIGURES = FiguresOut(cells="", columns=1, tenants_per_cell=1, throughput=[], seconds_per_point=0)

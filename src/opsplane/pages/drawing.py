@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Outcome
-from opsplane.runs.views import RunOut
 
 CELL = 10
 LINE_WIDTH, LINE_HEIGHT = 100, 32

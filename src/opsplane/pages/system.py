@@ -18,8 +18,8 @@ from opsplane.pages.shell import Shell, SystemShell, system_shell
 from opsplane.runbooks import registry
 from opsplane.runbooks.reasons import MAX_TEXT, ReasonCode
 from opsplane.runbooks.service import Source
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import RunOut
 
 pages = APIRouter()
 

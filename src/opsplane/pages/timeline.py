@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from opsplane.runs.views import RunOut
+from opsplane.runs.schemas import RunOut
 
 
 @dataclass(frozen=True)

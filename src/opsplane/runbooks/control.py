@@ -6,15 +6,15 @@ from sqlalchemy.exc import DBAPIError
 
 from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
-from opsplane.db import sqlstate
+from opsplane.db import RACES, sqlstate
 from opsplane.errors import Conflict, ServiceUnavailable
 from opsplane.runbooks import registry, service
 from opsplane.runbooks.service import Plane, Source, Started, StartOrder
 from opsplane.runs import announcing, lifecycle, views
 from opsplane.runs import control as runs
 from opsplane.runs.control import Ask
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Status
-from opsplane.runs.views import RunOut
 
 
 class NothingFailed(Conflict):
@@ -46,7 +46,7 @@ async def ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunOu
     try:
         return await _ask(plane, run_id, what, by=by)
     except DBAPIError as error:
-        if sqlstate(error) not in service.RACES:
+        if sqlstate(error) not in RACES:
             raise
         raise ServiceUnavailable(
             f"Another process holds this run and does not let go; ask again in a few seconds to {what} it.",

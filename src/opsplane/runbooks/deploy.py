@@ -20,8 +20,8 @@ from opsplane.runbooks.reasons import ReasonCode
 from opsplane.runbooks.service import NothingToDo, Plane, Source, StartOrder
 from opsplane.runs import views
 from opsplane.runs.models import OperationRun
+from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import RunOut
 
 log = structlog.get_logger()
 

@@ -1,12 +1,14 @@
 """Preflights: count in a READ ONLY transaction, keep the result, let one run start from it."""
 
 import uuid
+from dataclasses import asdict
 from datetime import timedelta
 from http import HTTPStatus
 
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.db import Database, sqlstate
@@ -14,6 +16,8 @@ from opsplane.errors import Conflict, OpsplaneError
 from opsplane.runbooks.base import Impact, Runbook
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.scopes import Scope
+
+PREFLIGHT = "platform.ops.runbooks.preflight"
 
 
 class PreflightStale(Conflict):
@@ -33,6 +37,31 @@ class PreflightTooSlow(OpsplaneError):
     """Counting took longer than OPSPLANE_PREFLIGHT_TIMEOUT_S."""
 
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "preflight_too_slow"
+
+
+async def make(
+    db: Database, settings: Settings, runbook: Runbook, scope: Scope, *, by: Actor, source: str
+) -> Preflight:
+    """Look at a scope, keep what was seen, and put on record who looked.
+
+    Raises:
+        PreflightTooSlow: 503.
+    """
+    impact = await look(db, settings, runbook, scope)
+    async with db.transaction() as tx:
+        kept = await keep(tx.session, settings, runbook, scope, impact, by=by)
+        await audit.record(
+            tx.session,
+            PREFLIGHT,
+            by=by,
+            subject_type="runbook",
+            subject_id=runbook.key,
+            workspace_id=scope.workspace_id,
+            tenant_id=scope.tenant_id,
+            source=source,
+            details={"preflight_id": str(kept.id), **asdict(impact)},
+        )
+    return kept
 
 
 async def look(db: Database, settings: Settings, runbook: Runbook, scope: Scope) -> Impact:

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runs import views
 from opsplane.runs.models import OperationRun
+from opsplane.runs.schemas import ScopeOut
 from opsplane.runs.states import Outcome, Status
-from opsplane.runs.views import ScopeOut
 from opsplane.tenants.models import Tenant
 
 MAX_ACTIVE = 200

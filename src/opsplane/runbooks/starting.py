@@ -1,0 +1,224 @@
+"""The start of one run: a single transaction, and what becomes of it when others or the network interfere."""
+
+import asyncio
+import uuid
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opsplane.auth.actors import Actor
+from opsplane.db import RACES, Transaction, first_line, new_id, sqlstate
+from opsplane.errors import Conflict, ServiceUnavailable
+from opsplane.runbooks import idempotency, locks, preflights
+from opsplane.runbooks.base import Runbook
+from opsplane.runbooks.doors import Plane, Started, StartOrder
+from opsplane.runbooks.locks import ScopeLocked
+from opsplane.runbooks.models import Preflight
+from opsplane.runbooks.reasons import Reason
+from opsplane.runbooks.scopes import Scope
+from opsplane.runs import announcing, items, lifecycle, views
+from opsplane.runs.models import OperationRun
+from opsplane.runs.schemas import RunOut
+
+log = structlog.get_logger()
+
+STARTED = "platform.ops.runbooks.started"
+
+
+class NothingToDo(Conflict):
+    """The preflight found no row to change, and nobody forced the run."""
+
+    code = "nothing_to_do"
+
+    def __init__(self) -> None:
+        super().__init__("The preflight found nothing to do; start with force to run all the same.")
+
+
+class PerhapsStarted(ServiceUnavailable):
+    """The database went away in the start transaction and did not come back to tell how that ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database went away before it said whether the run was started; look at the runs, or repeat this with "
+            "its Idempotency-Key, before you start another.",
+            service="database",
+        )
+
+
+@dataclass(frozen=True)
+class Starting:
+    """One start on its way: everything that was asked and checked before the database is."""
+
+    plane: Plane
+    order: StartOrder
+    runbook: Runbook
+    reason: Reason | None
+    by: Actor
+    idempotency_key: str | None
+    run_id: uuid.UUID = field(default_factory=new_id)
+    written: asyncio.Event = field(default_factory=asyncio.Event)  # from here on a commit could have kept the run
+
+    @property
+    def group(self) -> str:
+        """The lock group of the runbook."""
+        return self.runbook.lock_group or self.runbook.key
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal orders, also for one that an older release has kept: what it did not know is left out."""
+        asked = asdict(self.order)
+        if self.order.retry_of is None:
+            del asked["retry_of"]
+        return idempotency.fingerprint(asked)
+
+    async def replayed(self) -> Started | None:
+        """The first answer to a repeated request, before anything is counted for it again."""
+        if self.idempotency_key is None:
+            return None
+        async with self.plane.db.reading() as session:
+            stored = await idempotency.find(session, self.idempotency_key, self.fingerprint, by=self.by)
+        return Started(RunOut.model_validate(stored), replayed=True) if stored else None
+
+    async def queued(self) -> Started:
+        """The start transaction, once more if it lost a race that its locks should have ordered."""
+        preflight_id = self.order.preflight_id
+        if preflight_id is None:
+            scope = await self._refuse_if_held()
+            seen = await preflights.make(
+                self.plane.db, self.plane.settings, self.runbook, scope, by=self.by, source=self.order.source
+            )
+            preflight_id = seen.id
+        try:
+            return await self._transaction(preflight_id)
+        except ServiceUnavailable:
+            if not self.written.is_set():
+                raise
+            return await self._committed_all_the_same()
+        except DBAPIError as error:
+            if sqlstate(error) not in RACES:
+                raise
+        await self._refuse_if_held()
+        try:
+            return await self._transaction(preflight_id)
+        except DBAPIError as error:
+            if sqlstate(error) not in RACES:
+                raise
+            raise ServiceUnavailable(
+                "Another start on this scope takes long; try again.", service="database"
+            ) from error
+
+    async def _transaction(self, preflight_id: uuid.UUID) -> Started:
+        """The one transaction: idempotency key, scope lock, preflight used up, run and audit rows."""
+        async with self.plane.db.transaction() as tx:
+            if (stored := await self._reserve_key(tx.session)) is not None:
+                return Started(RunOut.model_validate(stored), replayed=True)
+            scope = await self._scope(tx.session)
+            await locks.take(tx.session, scope, self.group)
+            await self._refuse_overlap(tx.session, scope)
+            seen = await preflights.consume(tx.session, preflight_id, self.runbook, scope, by=self.by)
+            if seen.affected_count == 0 and not self.order.force:
+                raise NothingToDo
+            run = self._new_run(scope, seen)
+            tx.session.add(run)
+            await tx.session.flush()
+            self.written.set()
+            if scope.retry_of is not None:  # workers of the release before would expand it to every tenant
+                await lifecycle.begin(tx.session, run.id)
+            details = {"type": run.type, "affected_count": seen.affected_count, "release": run.release}
+            if scope.retry_of is not None:
+                details["retry_of_run_id"] = str(scope.retry_of)
+            await lifecycle.record(tx.session, STARTED, run, by=self.by, details=details)
+            out = await views.show(tx.session, run.id, base_url=self.plane.settings.base_url)
+            await self._keep_answer(tx.session, out)
+            self._tell_after_commit(tx)
+        return Started(out, replayed=False)
+
+    async def _committed_all_the_same(self) -> Started:
+        """The run, if only the answer to its commit was lost with the connection.
+
+        Raises:
+            ServiceUnavailable: nothing was committed.
+            PerhapsStarted: the database is still away.
+        """
+        try:
+            out = await self._found()
+        except (ServiceUnavailable, DBAPIError) as error:
+            log.warning("start_uncertain", run_id=str(self.run_id), error=first_line(error))
+            raise PerhapsStarted from error
+        if out is None:
+            raise ServiceUnavailable(
+                "The connection to the database was lost, and nothing was started; try again.", service="database"
+            )
+        log.warning("start_committed_unheard", run_id=str(self.run_id))
+        return Started(out, replayed=False)
+
+    async def _found(self) -> RunOut | None:
+        """The run, if it is there; behind the lock this is certain."""
+        async with self.plane.db.transaction() as tx:
+            await locks.take(tx.session, await self._scope(tx.session), self.group)
+            if await tx.session.get(OperationRun, self.run_id) is None:
+                return None
+            self._tell_after_commit(tx)
+            return await views.show(tx.session, self.run_id, base_url=self.plane.settings.base_url)
+
+    def _tell_after_commit(self, tx: Transaction) -> None:
+        announcing.wake_after_commit(tx, self.plane.queue, self.run_id)
+        announcing.after_commit(tx, self.plane.queue, self.run_id)
+
+    async def _reserve_key(self, session: AsyncSession) -> dict[str, Any] | None:
+        if self.idempotency_key is None:
+            return None
+        return await idempotency.reserve(session, self.idempotency_key, self.fingerprint, by=self.by)
+
+    async def _keep_answer(self, session: AsyncSession, out: RunOut) -> None:
+        if self.idempotency_key is not None:
+            answer = out.model_dump(mode="json")
+            await idempotency.answered(session, self.idempotency_key, out.id, answer, by=self.by)
+
+    async def _refuse_if_held(self) -> Scope:
+        """Save the count, and tell who lost a race whom it lost to."""
+        async with self.plane.db.reading() as session:
+            scope = await self._scope(session)
+            await self._refuse_overlap(session, scope)
+        return scope
+
+    async def _scope(self, session: AsyncSession) -> Scope:
+        scope, retry_of = await Scope.resolve(session, self.order.tenant), self.order.retry_of
+        if retry_of is None:
+            return scope
+        return replace(scope, retry_of=retry_of, among=items.failed_tenants(retry_of))
+
+    async def _refuse_overlap(self, session: AsyncSession, scope: Scope) -> None:
+        if (active := await locks.holder(session, scope, self.group)) is not None:
+            raise ScopeLocked(active, views.view_url(self.plane.settings.base_url, active.id))
+
+    def _new_run(self, scope: Scope, seen: Preflight) -> OperationRun:
+        order, by, reason = self.order, self.by, self.reason
+        return OperationRun(
+            id=self.run_id,
+            workspace_id=scope.workspace_id,
+            type=self.runbook.key,
+            runbook_version=self.runbook.version,
+            scope_kind=scope.kind,
+            tenant_id=scope.tenant_id,
+            lock_group=self.group,
+            tenant_span=scope.span,
+            identity_mode="once" if order.identity_key else None,
+            identity_key=order.identity_key,
+            source=order.source,
+            initiator_kind=by.kind,
+            initiator_id=by.id,
+            initiator_display=by.display,
+            token_id=by.token_id,
+            break_glass_id=by.break_glass_id,
+            reason_code=reason and reason.code,
+            reason_text=reason and reason.text,
+            release=order.release,
+            retry_of_run_id=scope.retry_of,
+            preflight_id=seen.id,
+            preflight_affected_count=seen.affected_count,
+            context={"preflight": {"affected_count": seen.affected_count}},
+        )
