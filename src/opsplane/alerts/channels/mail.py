@@ -116,9 +116,8 @@ def _what(server: Server, error: Exception) -> str:
             return f"answered {_code(error.code, error.message)}"
         case OSError():
             return "could not be reached, or ended the connection"
-    if server.tls is Tls.STARTTLS:
-        return "offers no STARTTLS, or no log-in that we know; nothing was sent in the clear"
-    return "offers no log-in that we know, or lacks something else that we need"
+    lacks = "no STARTTLS, or no log-in that we know" if server.tls is Tls.STARTTLS else "no log-in that we know"
+    return f"offers {lacks}; nothing was sent"
 
 
 def _code(code: int, said: str) -> str:

@@ -10,6 +10,7 @@ from opsplane.alerts.channels.network import Private
 from opsplane.alerts.messages import Message
 from opsplane.outbox import Severity
 
+MOST_FACTS = 50
 CARD_BYTES = 24_000  # Teams takes 28 KB, and does not say what it counts
 COLOURS = {Severity.INFO: "Good", Severity.WARNING: "Warning", Severity.CRITICAL: "Attention"}
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#~|]|^[-+](?= )|(?<=^\d)[.)]|(?<=^\d\d)[.)]|(?<=^\d\d\d)[.)]")
@@ -33,7 +34,7 @@ class Teams:
 def card(message: Message) -> dict[str, Any]:
     """What Teams is sent; of very many facts, as many as fit."""
     told = list(text.facts(message))[1:]  # the severity stands above the title
-    shown = len(told)
+    shown = min(len(told), MOST_FACTS)
     while len(_bytes(made := _card(message, told[:shown], len(told) - shown))) > CARD_BYTES and shown:
         shown -= 1
     return made
