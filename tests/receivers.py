@@ -69,6 +69,7 @@ class MailServer:
     leaves_on_goodbye: bool = False
 
     async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        assert isinstance(server.transport, asyncio.Transport)
         if self.leaves_on_goodbye:
             server.transport.abort()
         return "221 2.0.0 bye"
@@ -81,6 +82,7 @@ class MailServer:
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         assert isinstance(envelope.content, bytes)
+        assert server.transport is not None
         self.mails.append(message_from_bytes(envelope.content, _class=EmailMessage, policy=policy.default))
         self.recipients += envelope.rcpt_tos
         self.encrypted.append(session.ssl is not None or server.transport.get_extra_info("ssl_object") is not None)

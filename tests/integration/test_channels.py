@@ -1,6 +1,7 @@
 """Channels against real servers on loopback: what is delivered, what is not, in which time, and what is never reached."""
 
 import asyncio
+import gc
 import json
 import socket
 import time
@@ -190,12 +191,14 @@ async def test_a_receiver_that_never_answers_is_left_in_time(receiver: Receiver,
     assert receiver.connections == 1
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("short")
-async def test_a_receiver_that_takes_no_connection_is_left_in_time() -> None:
+async def test_a_receiver_that_takes_no_connection_is_left_in_time_and_forgotten() -> None:
     begun = time.monotonic()
     with receivers.deaf() as port:
         assert await reason(f"https://127.0.0.1:{port}/s3cret") == "127.0.0.1 did not answer in time"
     assert time.monotonic() - begun < SHORT_S + 1
+    gc.collect()  # an error now, if the connection was left open
 
 
 async def test_the_words_after_a_good_status_are_not_waited_for(receiver: Receiver) -> None:

@@ -228,6 +228,11 @@ class Posted:
         self._status = status
         monkeypatch.setattr(requests.Session, "send", self._send)
 
+    def sent(self) -> Any:
+        [(request, _)] = self.requests
+        assert isinstance(request.body, str | bytes)
+        return json.loads(request.body)
+
     def _send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         self.requests.append((request, options))
         response = requests.Response()
@@ -260,8 +265,7 @@ async def test_a_service_is_reached_at_its_own_host_by_tls_and_without_redirects
 async def test_a_service_is_sent_the_facts_and_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     posted = Posted(monkeypatch)
     await Service(ACCOUNTS["slack"]).send(MESSAGE)
-    [(request, _)] = posted.requests
-    sent = json.loads(request.body or "")
+    sent = posted.sent()
     assert sent["mrkdwn"] is False
     [attachment] = sent["attachments"]
     assert attachment["title"] == MESSAGE.title
@@ -289,7 +293,7 @@ async def test_a_name_rings_nobody(monkeypatch: pytest.MonkeyPatch, scheme: str)
     posted = Posted(monkeypatch)
     with suppress(Undelivered):
         await Service(ACCOUNTS[scheme]).send(message(title="@everyone failed", facts=(("Scope", "<!channel> @here"),)))
-    sent = json.dumps(json.loads(posted.requests[-1][0].body or ""), ensure_ascii=False)
+    sent = json.dumps(posted.sent(), ensure_ascii=False)
     assert "@everyone" not in sent
     assert "@here" not in sent
     assert "<!channel>" not in sent

@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -128,9 +129,11 @@ async def _exchange(
     timeouts = {"connect": CONNECT_S, "read": base.SEND_S, "write": base.SEND_S, "pool": base.SEND_S}
     sent = [("Host", host_header(target)), ("User-Agent", "opsplane"), *headers.items()]
     encoded = [(name.encode(), value.encode()) for name, value in sent]
+    backend = _Allowed(private)
     async with (
+        aclosing(backend),
         httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(), network_backend=_Allowed(private), max_connections=1
+            ssl_context=ssl.create_default_context(), network_backend=backend, max_connections=1
         ) as pool,
         pool.stream("POST", target, headers=encoded, content=content, extensions={"timeout": timeouts}) as response,
     ):
@@ -147,6 +150,12 @@ class _Allowed(httpcore.AsyncNetworkBackend):
     def __init__(self, private: Private) -> None:
         self._private = private
         self._inner = httpcore.AnyIOBackend()
+        self._made: list[httpcore.AsyncNetworkStream] = []
+
+    async def aclose(self) -> None:
+        """Close what was connected; httpcore forgets a connection whose TLS handshake is cancelled."""
+        for stream in self._made:
+            await stream.aclose()
 
     async def connect_tcp(
         self,
@@ -178,9 +187,11 @@ class _Allowed(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         for address in addresses:
             try:
-                return await self._inner.connect_tcp(str(address), port, timeout=timeout / len(addresses))
+                stream = await self._inner.connect_tcp(str(address), port, timeout=timeout / len(addresses))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
+            self._made.append(stream)
+            return stream
         raise Undelivered(f"{host} could not be reached")
 
 
