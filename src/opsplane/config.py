@@ -13,9 +13,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from opsplane import mailing
 from opsplane.errors import ConfigurationError
 
 PREFIX = "OPSPLANE_"
+_HOST_NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]*[a-z_-][a-z0-9_-]*", re.IGNORECASE | re.ASCII)
 
 
 class Environment(StrEnum):
@@ -87,6 +89,20 @@ class Settings(BaseSettings):
     audit_spool: Path | None = Field(
         None, description="Folder for audit events the database refused; unset = `audit` under `OPSPLANE_HOME`."
     )
+    alert_private_hosts: str | None = Field(
+        None,
+        description="Host names, addresses or networks, comma-separated, that alerts may reach "
+        "though they are not public.",
+    )
+    smtp_url: str | None = Field(
+        None,
+        repr=False,
+        description="Server for alerts by mail: `smtps://user:password@host`, `smtp://…` (with STARTTLS) "
+        "or `smtp+plain://…` (unencrypted).",
+    )
+    mail_from: str | None = Field(
+        None, description="Address that alerts by mail come from; required with `OPSPLANE_SMTP_URL`."
+    )
     runbooks_dir: Path | None = Field(None, description="Folder whose `*.py` files are loaded as runbooks.")
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
     log_format: LogFormat = Field(LogFormat.AUTO, description="`auto`, `console` or `json`.")
@@ -137,6 +153,28 @@ class Settings(BaseSettings):
                 ip_network(proxy.strip())
         return proxies
 
+    @field_validator("alert_private_hosts")
+    @classmethod
+    def _private_hosts(cls, hosts: str | None) -> str | None:
+        for host in _listed(hosts):
+            if _HOST_NAME.fullmatch(host) is None:
+                ip_network(host)
+        return hosts
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp(cls, url: str | None) -> str | None:
+        if url is not None:
+            mailing.server(url)
+        return url
+
+    @field_validator("mail_from")
+    @classmethod
+    def _mail_from(cls, address: str | None) -> str | None:
+        if address is not None and mailing.ADDRESS.fullmatch(address) is None:
+            raise ValueError("must be a plain address, like alerts@example.com")
+        return address
+
     @field_validator("audit_key")
     @classmethod
     def _audit_key(cls, key: SecretStr | None) -> SecretStr | None:
@@ -158,6 +196,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _mail(self) -> Self:
+        if self.smtp_url is not None and self.mail_from is None:
+            raise ValueError("OPSPLANE_SMTP_URL needs OPSPLANE_MAIL_FROM, the address that mail comes from")
+        return self
+
+    @model_validator(mode="after")
     def _production(self) -> Self:
         if self.env is not Environment.PRODUCTION:
             return self
@@ -176,7 +220,17 @@ class Settings(BaseSettings):
     @property
     def proxies(self) -> list[str]:
         """Addresses and networks of trusted proxies."""
-        return [proxy.strip() for proxy in (self.trusted_proxies or "").split(",") if proxy.strip()]
+        return _listed(self.trusted_proxies)
+
+    @property
+    def private_hosts(self) -> list[str]:
+        """Names, addresses and networks that alerts may reach though they are not public."""
+        return _listed(self.alert_private_hosts)
+
+    @property
+    def mail_server(self) -> mailing.Server | None:
+        """Where mail is handed in."""
+        return None if self.smtp_url is None else mailing.server(self.smtp_url)
 
     @property
     def second_factor_required(self) -> bool:
@@ -202,6 +256,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError(_first_line(error)) from None
+
+
+def _listed(commas: str | None) -> list[str]:
+    return [entry.strip() for entry in (commas or "").split(",") if entry.strip()]
 
 
 def _checked(url: str) -> str:
