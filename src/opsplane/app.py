@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from opsplane import connections, logs, migrate, runtime
 from opsplane.access.sign_in import SignIn
+from opsplane.alerts import courier
 from opsplane.api import admin, hub, problems, system
 from opsplane.api.gate import AdminGate, Planes, SystemGate
 from opsplane.api.headers import SecurityHeaders
@@ -79,6 +80,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
             stop = asyncio.Event()
             background = asyncio.gather(
                 sweeper.sweep_until(stop, plane.db, plane.queue, settings),
+                courier.deliver_until(stop, plane.db, settings),
                 processes.beat_until(stop, plane.db, new_id(), kind=processes.API, slots=0),
             )
             with told_of_signals(streams.stop):  # the server waits for open streams before it says that it ends

@@ -58,6 +58,11 @@ def new_id() -> uuid.UUID:
     return uuid_utils.compat.uuid7()
 
 
+def first_id_at(moment: datetime) -> uuid.UUID:
+    """The smallest id that could have been made then: ids older than a time are found by the primary key."""
+    return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)
+
+
 @dataclass
 class Transaction:
     """One unit of work; what `after_commit` holds runs once the rows are durable, and never if they are not."""

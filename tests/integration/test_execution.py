@@ -97,7 +97,7 @@ async def test_every_run_leaves_one_event_that_says_how_it_ended(
         told = [(event.kind, event.severity, event.payload["run_id"]) for event in events]
     assert told == [
         ("operations.run.succeeded", "info", str(good.id)),
-        ("operations.run.failed", "critical", str(failed.id)),
+        ("operations.run.failed", "warning", str(failed.id)),
     ]
 
 

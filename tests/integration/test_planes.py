@@ -239,7 +239,7 @@ async def test_a_page_is_refused_to_whom_its_json_is_refused(callers: dict[str, 
         assert (shown.status_code, shown.headers["content-type"]) == (404 if "{" in page.path else 200, HTML_TYPE), page
         read = await callers["with it"].client.get(page.url)
         assert "json" in read.headers["content-type"], page
-    assert len(pages) == 4
+    assert len(pages) == 5
 
 
 async def test_who_may_do_what_in_the_admin_plane(

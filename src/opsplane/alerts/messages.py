@@ -3,10 +3,11 @@
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from opsplane.db import new_id
 from opsplane.outbox import Kind, OutboxEvent, Severity
 
 UNKNOWN = {"type_label": "A run", "who": "Somebody"}
@@ -46,7 +47,7 @@ def of(event: OutboxEvent, base_url: str) -> Message:
         key=str(event.id),
         kind=kind,
         severity=Severity(event.severity),
-        title=_title(kind, payload),
+        title=title(kind, payload),
         facts=tuple(_facts(payload)),
         link=link,
         link_text=link_text,
@@ -55,7 +56,17 @@ def of(event: OutboxEvent, base_url: str) -> Message:
     )
 
 
-def _title(kind: Kind, payload: dict[str, Any]) -> str:
+def test(*, by: str, base_url: str) -> Message:
+    """A message that somebody sends to see whether it arrives; every one of them is new."""
+    event = OutboxEvent(
+        id=new_id(), kind=Kind.TEST, severity=Severity.INFO, dedupe_key="", payload={"sent_by": by},
+        created_at=datetime.now(UTC),
+    )  # fmt: skip
+    return of(event, base_url)
+
+
+def title(kind: Kind, payload: dict[str, Any]) -> str:
+    """What has happened, in one line."""
     partially = payload.get("outcome") == "partially_succeeded"
     return (PARTIALLY if partially else TITLES[kind]).format(**UNKNOWN | payload)
 

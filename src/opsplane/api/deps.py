@@ -5,7 +5,7 @@ import binascii
 import uuid
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Request
 
 from opsplane.access.sign_in import SignIn
 from opsplane.auth.actors import Actor, ActorKind
@@ -35,8 +35,6 @@ def the_client(request: Request) -> Client:
 ThePlane = Annotated[Plane, Depends(the_plane)]
 TheDoorman = Annotated[SignIn, Depends(the_doorman)]
 TheClient = Annotated[Client, Depends(the_client)]
-Limit = Annotated[int, Query(ge=1, le=200, description="Rows in this page.")]
-Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")]
 
 
 def encode_cursor(position: object) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from opsplane.alerts.models import DeliveryStatus
 from opsplane.audit import views as audit_views
 from opsplane.findings.views import FindingFilter
 from opsplane.runbooks.service import Source
@@ -51,6 +52,12 @@ def _written_out(given: str) -> str:
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(audit_views.moment)]
 
 
+class TenantQuery(Listed):
+    """Which tenants."""
+
+    q: Annotated[str | None, Field(max_length=200, description="Part of a name or external id.")] = None
+
+
 class RunQuery(Listed):
     """Which runs."""
 
@@ -81,6 +88,13 @@ class AuditQuery(Listed):
     since: Moment | None = None
     until: Moment | None = None
     break_glass: bool | None = None
+
+
+class DeliveryQuery(Listed):
+    """Which deliveries of alerts."""
+
+    status: DeliveryStatus | None = None
+    destination_id: uuid.UUID | None = None
 
 
 class FindingQuery(FindingFilter, Listed):

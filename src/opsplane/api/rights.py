@@ -122,6 +122,7 @@ CanControlRuns = Annotated[Actor, right(Right(Capability.RUNBOOKS_RUN))]
 # The service asks for platform.runbooks.run itself, so that a refused start is on record.
 CanStartRunbooks = Annotated[Actor, right(Right(Capability.SYSTEM_ACCESS))]
 CanViewRuns = Annotated[Actor, right(VIEW_RUNS)]
+CanManageAlerts = Annotated[Actor, right(Right(Capability.ALERTS_MANAGE))]
 CanViewAudit = Annotated[Actor, right(Right(Capability.AUDIT_VIEW))]
 CanBreakGlass = Annotated[Person, right(RightAtABrowser(Capability.BREAK_GLASS))]
 CanViewFindings = Annotated[Member, right(TenantRight(TenantCapability.FINDINGS_VIEW))]

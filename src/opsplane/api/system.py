@@ -9,12 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.api import problems, queries
 from opsplane.api.account import account
+from opsplane.api.alerts import alerts
 from opsplane.api.audit import audit
 from opsplane.api.break_glass import break_glass
 from opsplane.api.control import control
 from opsplane.api.deps import (
-    Cursor,
-    Limit,
     ThePlane,
     bad_cursor,
     decode_cursor,
@@ -23,7 +22,8 @@ from opsplane.api.deps import (
     source_of,
 )
 from opsplane.api.live import live
-from opsplane.api.queries import ItemQuery, RunQuery
+from opsplane.api.notifications import bell
+from opsplane.api.queries import ItemQuery, RunQuery, TenantQuery
 from opsplane.api.rights import CanStartRunbooks, CanViewRunbooks, CanViewRuns
 from opsplane.api.schemas import (
     ItemPage,
@@ -171,17 +171,11 @@ async def list_items(
 
 
 @ops.get("/tenants", responses=problems.responses(*ALWAYS, InvalidInput))
-async def list_tenants(
-    who: CanViewRunbooks,
-    plane: ThePlane,
-    q: Annotated[str | None, Query(max_length=200, description="Part of a name or external id.")] = None,
-    cursor: Cursor = None,
-    limit: Limit = 50,
-) -> TenantPage:
+async def list_tenants(who: CanViewRunbooks, plane: ThePlane, query: Annotated[TenantQuery, Query()]) -> TenantPage:
     """The tenants that runbooks may target, by external id."""
-    after = decode_cursor(cursor)
+    after, limit = decode_cursor(query.cursor), query.limit
     async with plane.db.reading() as session:
-        tenants = universe.search(await universe.workspace_id(session), q).limit(limit + 1)
+        tenants = universe.search(await universe.workspace_id(session), query.q).limit(limit + 1)
         if after is not None:
             tenants = tenants.where(Tenant.external_id > after)
         found = list(await session.scalars(tenants))
@@ -210,6 +204,8 @@ def build() -> FastAPI:
     app.include_router(control)
     app.include_router(live)
     app.include_router(audit)
+    app.include_router(alerts)
+    app.include_router(bell)
     return app
 
 

@@ -15,13 +15,14 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.access import emergencies
+from opsplane.alerts import forgetting, routing
 from opsplane.audit import chain, replay
 from opsplane.config import Settings
 from opsplane.db import Database, Transaction
 from opsplane.errors import ServiceUnavailable
 from opsplane.queue import JOBS_PER_WAKE, Queue
 from opsplane.runbooks.models import IdempotencyKey, Preflight
-from opsplane.runs import announcing, items, lifecycle, metrics, processes
+from opsplane.runs import announcing, items, lifecycle, metrics, processes, telling
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
 
@@ -160,11 +161,12 @@ async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> No
         update(run)
         .where(active, begun, run.stalled_at.is_(None), ~moved)
         .values(stalled_at=func.clock_timestamp())
-        .returning(run.id)
+        .returning(run)
     )
-    for run_id in stalled.all():
-        log.warning("run_stalled", run_id=str(run_id))
-        announcing.after_commit(tx, queue, run_id)
+    for one in stalled.all():
+        log.warning("run_stalled", run_id=str(one.id))
+        await telling.stalled(tx.session, one)
+        announcing.after_commit(tx, queue, one.id)
     moving = await tx.session.scalars(
         update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None).returning(run.id)
     )
@@ -182,11 +184,17 @@ async def seal_audit(tx: Transaction, settings: Settings, _queue: Queue) -> None
     await chain.seal(tx, settings)
 
 
+async def route_alerts(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
+    """Find out who must hear of what has happened."""
+    await routing.route(tx.session)
+
+
 async def forget_old(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
     """Drop what nobody can use any more."""
     now = func.clock_timestamp()
     await tx.session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEEP_IDEMPOTENCY_KEYS))
     await tx.session.execute(delete(Preflight).where(Preflight.expires_at < now - KEEP_PREFLIGHTS))
+    await forgetting.forget_old(tx.session)
     await processes.forget_dead(tx.session)
 
 
@@ -199,6 +207,7 @@ STEPS: tuple[Step, ...] = (
     flag_stalled,
     end_emergencies,
     seal_audit,
+    route_alerts,
     forget_old,
 )
 for known in STEPS:

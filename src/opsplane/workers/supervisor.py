@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 import structlog
 from sqlalchemy import select
 
+from opsplane.alerts import courier
 from opsplane.db import new_id
 from opsplane.errors import OpsplaneError
 from opsplane.runbooks.service import Plane
@@ -37,6 +38,7 @@ async def work(plane: Plane, stop: asyncio.Event) -> None:
     await asyncio.gather(
         processes.beat_until(stop, plane.db, me, kind=processes.WORKER, slots=settings.worker_concurrency),
         sweeper.sweep_until(stop, plane.db, plane.queue, settings),
+        courier.deliver_until(stop, plane.db, settings),
         bell.listen(),
         _give_back(plane, drainer),
         *(_work_without_redis(plane, drainer, bell, slots) for _ in range(settings.worker_concurrency)),

@@ -147,6 +147,13 @@ def parse(given: dict[str, Any] | bytes) -> Target:
         raise InvalidInput(_sentence(error)) from None
 
 
+def made_secret(target: Target | None) -> str | None:
+    """The secret of a webhook for which none was given, to be shown once."""
+    if isinstance(target, WebhookTarget) and "secret" not in target.model_fields_set:
+        return target.secret
+    return None
+
+
 async def send(target: Target, settings: Settings, message: Message) -> None:
     """Open the target and deliver the message.
 
