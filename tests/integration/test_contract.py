@@ -71,10 +71,15 @@ def texts(node: Any, components: dict[str, Any], odd: str) -> Any:
     """A body in which every text is an odd one."""
     if "$ref" in node:
         return texts(components[node["$ref"].rpartition("/")[2]], components, odd)
-    if "anyOf" in node:
-        return texts(node["anyOf"][0], components, odd)
+    for choice in ("anyOf", "oneOf"):
+        if choice in node:
+            return texts(node[choice][0], components, odd)
     if node.get("type") == "object":
         return {name: texts(one, components, odd) for name, one in node["properties"].items()}
+    if node.get("type") == "array":
+        return [texts(node["items"], components, odd)]
+    if "const" in node:
+        return node["const"]
     if "enum" in node:
         return node["enum"][-1]
     if node.get("format") == "uuid":

@@ -12,6 +12,7 @@ from opsplane.api import admin, system
 from opsplane.api.problems import Problem
 
 Scheme = dict[str, str]
+BLANK = {"const": "", "description": "As if it were not given."}
 
 TOKEN: Scheme = {"type": "http", "scheme": "bearer"}
 SYSTEM_SESSION: Scheme = {"type": "apiKey", "in": "cookie", "name": "__Host-opsplane_system"}
@@ -38,7 +39,17 @@ def document(app: FastAPI, schemes: dict[str, Scheme]) -> dict[str, Any]:
         components["schemas"].pop(unused, None)
     components["securitySchemes"] = schemes
     openapi["security"] = [{name: []} for name in schemes]
+    _allow_blanks(openapi["paths"])
     return openapi
+
+
+def _allow_blanks(paths: dict[str, Any]) -> None:
+    """Say that lists take a blank for a filter that is not there, as forms send it; see `queries.Listed`."""
+    for operations in paths.values():
+        query = [one for one in operations.get("get", {}).get("parameters", []) if one["in"] == "query"]
+        if any(one["name"] == "cursor" for one in query):
+            for one in query:
+                one["schema"] = {"anyOf": [*one["schema"].get("anyOf", [one["schema"]]), BLANK]}
 
 
 def rendered(plane: str) -> str:
