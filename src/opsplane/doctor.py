@@ -1,11 +1,17 @@
 """What is wrong with this installation, and the next move."""
 
+import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane import migrate, runtime
+from opsplane import mailing, migrate, runtime
+from opsplane.alerts import destinations, health
+from opsplane.alerts.health import Health
+from opsplane.alerts.models import AlertDelivery, AlertDestination, DeliveryStatus
 from opsplane.audit import signing, spool
 from opsplane.audit.models import AuditHead, AuditPending
 from opsplane.config import Environment, Settings
@@ -15,6 +21,8 @@ from opsplane.runbooks.service import Plane
 from opsplane.runs import processes
 
 OLDEST_POSTGRES = 140000
+UNMIGRATED = "unknown until the schema is this release's; run `opsplane migrate`"
+MAIL_S = 5.0
 OWNS_AUDIT = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('audit_events')"
 
 
@@ -68,7 +76,7 @@ async def _extension(plane: Plane) -> tuple[bool, str]:
 
 async def _audit(plane: Plane) -> tuple[bool, str]:
     if not await migrate.is_current(plane.db):
-        return False, "unknown until the schema is this release's; run `opsplane migrate`"
+        return False, UNMIGRATED
     async with plane.db.reading() as session:
         owns = await session.scalar(text(OWNS_AUDIT))
         waiting = await session.scalar(select(func.count()).select_from(AuditPending))
@@ -90,11 +98,72 @@ async def _redis(plane: Plane) -> tuple[bool, str]:
 
 async def _workers(plane: Plane) -> tuple[bool, str]:
     if not await migrate.is_current(plane.db):
-        return False, "unknown until the schema is this release's; run `opsplane migrate`"
+        return False, UNMIGRATED
     async with plane.db.reading() as session:
         workers = await processes.live_workers(session)
     alive = f"{len(workers)} alive, {sum(worker.slots for worker in workers)} slots"
     return True, alive if workers else "none alive; runs wait until one is started with `opsplane worker`"
+
+
+async def _alerts(plane: Plane) -> tuple[bool, str]:
+    if not await migrate.is_current(plane.db):
+        return False, UNMIGRATED
+    async with plane.db.reading() as session:
+        found, healths, lost = await destinations.every(session), await health.of_all(session), await _lost(session)
+    if not any(one.enabled for one in found):
+        hint = "opsplane alerts destinations add teams NAME" if not found else "every destination is switched off"
+        return True, f"nobody is told when a run fails; {hint}"
+    trouble = [
+        said for one in found if (said := _trouble(one, healths.get(one.id, Health()), lost.get(one.id, 0)))
+    ]  # fmt: skip
+    if trouble:
+        return False, f"{'; '.join(trouble)}. See `opsplane alerts deliveries list`"
+    return True, f"go to {', '.join(one.name for one in found if one.enabled)}"
+
+
+def _trouble(destination: AlertDestination, how: Health, lost: int) -> str:
+    failing = f"{how.failing} tried in vain, and tried again ({how.last_error})" if how.failing else ""
+    parts = [part for part in (f"{lost} given up" if lost else "", failing) if part]
+    return f"{destination.name}: {', '.join(parts)}" if parts else ""
+
+
+async def _lost(session: AsyncSession) -> dict[uuid.UUID, int]:
+    """How many alerts each destination never got since the last that it did get; older ones are history."""
+    delivery, arrived = AlertDelivery, AlertDelivery.__table__.alias()
+    last = select(func.max(arrived.c.delivered_at)).where(arrived.c.destination_id == delivery.destination_id)
+    since = func.coalesce(last.scalar_subquery(), text("'-infinity'"))
+    rows = await session.execute(
+        select(delivery.destination_id, func.count())
+        .where(
+            delivery.status == DeliveryStatus.DEAD, delivery.destination_id.is_not(None), delivery.give_up_at > since
+        )
+        .group_by(delivery.destination_id)
+    )
+    return {row[0]: row[1] for row in rows.all() if row[0] is not None}
+
+
+async def _mail(plane: Plane) -> tuple[bool, str]:
+    server = plane.settings.mail_server
+    if server is not None:
+        return await _handed_in(server)
+    async with plane.db.reading() as session:
+        wanted = await migrate.is_current(plane.db) and any(
+            one.kind == "email" for one in await destinations.every(session)
+        )
+    if wanted:
+        return False, "alerts are to go by mail, but there is no server; set OPSPLANE_SMTP_URL and OPSPLANE_MAIL_FROM"
+    return True, "no server; alerts by mail need OPSPLANE_SMTP_URL and OPSPLANE_MAIL_FROM"
+
+
+async def _handed_in(server: mailing.Server) -> tuple[bool, str]:
+    where = f"{server.host}:{server.port}"
+    try:
+        async with asyncio.timeout(MAIL_S):
+            _reader, writer = await asyncio.open_connection(server.host, server.port)
+    except (OSError, TimeoutError):
+        return False, f"{where} cannot be reached; check host and port in OPSPLANE_SMTP_URL, and firewalls on the way"
+    writer.close()
+    return True, f"{where} can be reached"
 
 
 async def _runbooks(_plane: Plane) -> tuple[bool, str]:
@@ -109,5 +178,7 @@ CHECKS: dict[str, Callable[[Plane], Awaitable[tuple[bool, str]]]] = {
     "audit": _audit,
     "redis": _redis,
     "workers": _workers,
+    "alerts": _alerts,
+    "mail": _mail,
     "runbooks": _runbooks,
 }

@@ -151,8 +151,8 @@ async def test_doctor_names_every_check_even_on_an_empty_database(
         commands.end()
     assert answer.returncode == 4
     wrong = {check["name"] for check in found if not check["ok"]}
-    assert wrong == {"schema", "extension", "audit", "workers"}
-    assert {check["name"] for check in found} - wrong == {"configuration", "database", "redis", "runbooks"}
+    assert wrong == {"schema", "extension", "audit", "workers", "alerts"}
+    assert {check["name"] for check in found} - wrong == {"configuration", "database", "redis", "mail", "runbooks"}
 
 
 async def test_ten_deploys_at_once_repair_once_and_end_with_that_runs_result(

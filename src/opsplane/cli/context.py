@@ -68,7 +68,7 @@ def errors() -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except typer.Abort:
-        fail("aborted; nothing was started", INTERRUPTED)
+        fail("aborted; nothing was done", INTERRUPTED)
     except typer.Exit:
         raise
     except Exception as error:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from opsplane import __version__
-from opsplane.cli import audit, demo, findings, members, new, processes, runbooks, runs, tenants, tokens, users
+from opsplane.cli import alerts, audit, demo, findings, members, new, processes, runbooks, runs, tenants, tokens, users
 
 app = typer.Typer(
     name="opsplane",
@@ -44,6 +44,7 @@ app.add_typer(findings.app, name="findings")
 app.add_typer(users.app, name="users")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(members.app, name="members")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(audit.app, name="audit")
 app.add_typer(new.app, name="new")
 

@@ -107,7 +107,7 @@ def checks(findings: Sequence[Finding], *, as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
-        table.add_row("[green]ok[/green]" if finding.ok else "[red]wrong[/red]", finding.name, finding.detail)
+        table.add_row("[green]ok[/green]" if finding.ok else "[red]wrong[/red]", finding.name, data(finding.detail))
     out.print(table)
 
 

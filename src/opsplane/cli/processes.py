@@ -60,7 +60,7 @@ def migrate() -> None:
 
 
 def doctor(as_json: output.AsJson = False) -> None:
-    """Check configuration, database and Redis, and say the next move."""
+    """Check configuration, servers and alerts, and say the next move."""
     with context.errors(), runtime.servers(load()) as settings:
         logs.configure(settings)
         findings = asyncio.run(checks.examine(settings))
