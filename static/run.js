@@ -1,7 +1,7 @@
 // One run: live by a stream while it goes on, by polling when the stream is stale; only what changed is touched.
 // And what operators ask of it: to pause, resume, cancel, and to try again what failed.
 
-import { $, $$, announce, ask, badge, busy, complain, connection, found, guard, here as pathOf, lost, number, once, patch, plural, showBadge, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
+import { $, $$, announce, ask, badge, busy, complain, connection, found, guard, here as pathOf, lost, number, once, patch, plural, ring, showBadge, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
 
 const STALE_MS = 22_000; // two of the server's ticks, and a little
 const POLL_MS = 5000;
@@ -435,7 +435,10 @@ function open() {
     showFigures(JSON.parse(event.data));
     itemsSoon();
   });
-  stream.addEventListener("tick", heard);
+  stream.addEventListener("tick", (event) => {
+    heard();
+    ring(JSON.parse(event.data).unread);
+  });
   stream.addEventListener("end", (event) => {
     close();
     if (JSON.parse(event.data).code === "completed") finish();
@@ -458,6 +461,7 @@ function finish() {
   close();
   clearTimeout(itemsDue);
   connection("over");
+  ring();
   showItems().catch(failed);
 }
 

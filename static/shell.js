@@ -14,13 +14,13 @@ export class Problem extends Error {
 }
 
 /** Asks for JSON. Throws a Problem with the server's own words; a lost session or network is a Problem too. */
-export async function ask(path, { method = "GET", body, headers = {}, background = false, signal } = {}) {
+export async function ask(path, { method = "GET", body, headers = {}, background = false, signal, keepalive } = {}) {
   const sent = { Accept: "application/json", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
   if (background) sent["X-Opsplane-Background"] = "1";
   let answer;
   try {
-    answer = await fetch(path, { method, headers: sent, body: body && JSON.stringify(body), signal });
+    answer = await fetch(path, { method, headers: sent, body: body && JSON.stringify(body), signal, keepalive });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ code: "unreachable", detail: "opsplane cannot be reached. Nothing was sent twice; try again." }, 0);
@@ -62,8 +62,12 @@ export function showProblem(place, problem) {
 
 export const announce = (text) => ($("#live").textContent = text);
 
+/** Addresses that toasts of this page have led to: the runs that were started here. */
+export const linked = new Set();
+
 /** A toast; one with a link stays until it is closed. Returns the link. */
 export function toast(title, text, link) {
+  linked.add(link?.href);
   const shown = $("#toast").content.firstElementChild.cloneNode(true);
   $("strong", shown).textContent = title;
   $("span", shown).textContent = text;
@@ -75,9 +79,9 @@ export function toast(title, text, link) {
   return anchor;
 }
 
-/** Says below a field what is wrong with it, or takes that back. */
+/** Says below a field what is wrong with it, or takes that back; of what describes it, that is the last. */
 export function complain(field, text) {
-  const place = $(`#${field.getAttribute("aria-describedby")}`);
+  const place = $(`#${field.getAttribute("aria-describedby").split(" ").at(-1)}`);
   place.textContent = text;
   place.hidden = !text;
   field.setAttribute("aria-invalid", text !== "");
@@ -441,6 +445,18 @@ function watchSession() {
     warn("idle", { message: "You will be signed out in two minutes.", link: { href: "#", text: "Stay signed in" } });
     $("#alert a").onclick = (event) => (event.preventDefault(), staySignedIn());
   } else warn("idle", { message: "Your session ends in two minutes, whatever you do. Finish, and sign in again." });
+}
+
+// ---- The bell, whose own script comes after the page, or when it is opened
+
+const bell = $("#bell");
+
+/** Has the bell ask what is new, unless as many are unread as it knows. */
+export const ring = (unread) => bell && import("./bell.js").then((loaded) => loaded.hear(unread), () => {});
+
+if (bell) {
+  bell.addEventListener("beforetoggle", () => ring(), { once: true });
+  setTimeout(() => ring(Number(bell.dataset.unread)), $(`[data-unread] a[href="${location.pathname}"]`, bell) ? 0 : 5000);
 }
 
 // A page that was fetched before its link was clicked has not used the session; the click has.

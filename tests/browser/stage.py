@@ -27,7 +27,7 @@ addEventListener("click", (event) => {
 DESKTOP = {"width": 1440, "height": 900}
 EVERYTHING = (*Capability, "platform.runbooks.test.effects")
 AT_WORK = tuple(one for one in EVERYTHING if one != Capability.BREAK_GLASS)
-RUNBOOKS, RUNS, AUDIT = "/system/ops/runbooks", "/system/ops/runs", "/system/audit"
+RUNBOOKS, RUNS, AUDIT, ALERTS = "/system/ops/runbooks", "/system/ops/runs", "/system/audit", "/system/alerts"
 PLAIN, SLOW, FAILS = "test.effects.plain", "test.effects.slow", "test.effects.fails"
 
 

@@ -21,8 +21,10 @@ from opsplane.runs.control import Ask
 from opsplane.runs.models import OperationRunFailure
 from opsplane.tenants.models import Tenant
 from tests import support, web
+from tests.browser import test_alerts as alerting
+from tests.browser import test_bell as ringing
 from tests.browser.run_page import TRANSIENT, begun, button, retry_dialog
-from tests.browser.stage import AUDIT, EVERYTHING, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card, look_again
+from tests.browser.stage import ALERTS, AUDIT, EVERYTHING, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card, look_again
 from tests.browser.test_journeys import dialog_of, log_in, preflight
 from tests.browser.test_people import NOBODY
 from tests.integration.test_admin import SYNC, add_run
@@ -401,6 +403,143 @@ async def account_menu(w: World) -> Page:
 async def notifications(w: World) -> Page:
     page = await w.open(RUNS)
     await page.get_by_role("button", name="Notifications").click()
+    return page
+
+
+@state
+async def notifications_with_some_unread_and_older_ones(w: World) -> Page:
+    olga = await w.stage.operator()
+    await ringing.tell(w.plane, olga, w.tenants[0], 23)
+    page = await w.stage.page(RUNS, olga)
+    await page.get_by_role("button", name="Notifications").click()
+    await page.get_by_role("button", name="Older").focus()
+    await page.locator("#bell li a").first.evaluate("link => link.dispatchEvent(new Event('click', {bubbles: true}))")
+    await expect(ringing.bell(page, "22")).to_be_visible()
+    return page
+
+
+@state
+async def a_toast_of_a_run_that_failed(w: World) -> Page:
+    olga = await w.stage.operator()
+    page = await ringing.awake(await w.stage.page(RUNBOOKS, olga))
+    dialog = await dialog_of(page, FAILS)
+    await dialog.get_by_role("button", name="Run on").click()
+    await expect(page.locator(".toast")).to_be_visible()
+    await support.drain(w.plane, await w.scalar("SELECT id FROM operation_runs"))
+    await look_again(page)
+    await expect(page.locator(".toast")).to_have_count(2)
+    return page
+
+
+async def alerts_of(w: World) -> Page:
+    """The page of alerts with something of everything."""
+    teams = await alerting.add_destination(
+        w.plane, "Teams ops", kind="teams", address=f"https://{'prod-12.' * 8}test/…"
+    )
+    await alerting.add_destination(w.plane, "Off", kind="email", address="ops@example.com, +2", enabled=False)
+    night = {"quiet_from": "22:00", "quiet_until": "07:00", "quiet_zone": "Europe/Berlin"}
+    values = {"tenants": ["a_tenant_of_one_word" * 4], "runbooks": ["gone.runbook"], "cooldown_s": 3600, **night}
+    await alerting.add_rule(w.plane, "At night", destination_ids=[teams], enabled=False, **values)
+    await alerting.fails(w.plane, w.shell, 3)
+    await w.scalar(
+        "WITH one AS (SELECT id, row_number() OVER () AS n FROM alert_deliveries) "
+        "UPDATE alert_deliveries d SET attempts = 2, last_error = 'it answered 503', "
+        "status = (ARRAY['pending', 'dead', 'held'])[n] FROM one WHERE one.id = d.id RETURNING 1"
+    )
+    return await w.open(f"{ALERTS}?limit=2")
+
+
+@state
+async def alerts_empty(w: World) -> Page:
+    return await w.open(ALERTS)
+
+
+@state
+async def alerts_filled(w: World) -> Page:
+    return await alerts_of(w)
+
+
+@state
+async def alerts_filtered_to_nothing_and_without_rules(w: World) -> Page:
+    page = await w.open(f"{ALERTS}?status=dead")
+    await page.get_by_role("button", name="Delete rule").click()
+    await page.get_by_role("button", name="Delete rule", exact=True).click()
+    await expect(page.locator("#toasts")).to_contain_text("Deleted")
+    return page
+
+
+@state
+async def alerts_with_tests_that_did_and_did_not_arrive(w: World) -> Page:
+    page = await alerts_of(w)
+    answers: list[dict[str, Any]] = [
+        {"delivered": True, "error": None, "took_ms": 400},
+        {"delivered": False, "error": "no", "took_ms": 9},
+    ]
+    for name, answer in zip(("Teams ops", "Off"), answers, strict=True):
+        async with alerting.answered(page, "/test", answer):
+            await page.get_by_role("button", name=f"Send a test to {name}").click()
+            await expect(alerting.destination(page, name).get_by_role("status")).to_contain_text("elivered")
+    return page
+
+
+@state
+async def alerts_with_the_dialog_of_a_destination_and_errors(w: World) -> Page:
+    page = await w.open(ALERTS)
+    dialog = await alerting.dialog(page, "Add destination…")
+    await alerting.submit(dialog)
+    await expect(dialog).to_contain_text("Enter the address.")
+    return page
+
+
+@state
+async def alerts_with_the_dialog_of_a_webhook_and_a_refusal(w: World) -> Page:
+    await alerting.add_destination(w.plane, "Incidents")
+    page = await w.open(ALERTS)
+    dialog = await alerting.dialog(page, "Edit destination Incidents")
+    w.stage.announce("409 PATCH")
+    async with alerting.answered(page, "/system/alerts/destinations/*", {"title": "Conflict", "detail": "No."}, 409):
+        await alerting.submit(dialog)
+        await expect(dialog.get_by_role("alert")).to_contain_text("No.")
+    return page
+
+
+@state
+async def alerts_with_the_dialog_of_mail(w: World) -> Page:
+    page = await w.open(ALERTS)
+    dialog = await alerting.dialog(page, "Add destination…")
+    await dialog.get_by_label("Kind").select_option(label="E-mail")
+    return page
+
+
+@state
+async def alerts_with_the_secret_of_a_webhook(w: World) -> Page:
+    page = await w.open(ALERTS)
+    dialog = await alerting.dialog(page, "Add destination…")
+    await dialog.get_by_label("Name").fill("Incidents")
+    await dialog.get_by_label("Webhook URL").fill(alerting.URL)
+    added = {"id": str(NOBODY), "name": "Incidents", "secret": "whsec_" + "x" * 44}
+    async with alerting.answered(page, "/system/alerts/destinations", added, 201):
+        await alerting.submit(dialog)
+        await expect(page.get_by_role("dialog", name="The secret")).to_be_visible()
+    return page
+
+
+@state
+async def alerts_with_the_dialog_of_a_rule_and_errors(w: World) -> Page:
+    page = await alerts_of(w)
+    dialog = await alerting.dialog(page, "Edit rule At night")
+    await dialog.get_by_label("Name").fill("")
+    await dialog.get_by_label("Failed runs").uncheck()
+    await dialog.get_by_label("Minutes").fill("")
+    await alerting.submit(dialog)
+    await expect(dialog).to_contain_text("Pick at least one.")
+    return page
+
+
+@state
+async def alerts_with_the_dialog_that_deletes(w: World) -> Page:
+    page = await alerts_of(w)
+    await alerting.dialog(page, "Delete destination Teams ops")
     return page
 
 

@@ -13,7 +13,7 @@ from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.browser.conftest import Server
-from tests.browser.stage import AUDIT, PLAIN, RUNBOOKS, RUNS, Stage
+from tests.browser.stage import ALERTS, AUDIT, PLAIN, RUNBOOKS, RUNS, Stage
 from tests.browser.test_lists import add_runs
 
 SCRIPTS_BYTES, STYLES_BYTES, DOCUMENT_BYTES, REQUESTS = 15_000, 12_000, 15_000, 6
@@ -22,7 +22,7 @@ LOADED = """
   .map(({ name, encodedBodySize }) => [name, encodedBodySize])
 """
 PAGES = (
-    "/system/login", RUNBOOKS, RUNS, f"{RUNS}/queued", f"{RUNS}/done", AUDIT,
+    "/system/login", RUNBOOKS, RUNS, f"{RUNS}/queued", f"{RUNS}/done", AUDIT, ALERTS,
     "/admin/login", "/admin/findings", "/admin/findings/one", "/admin/operations", "/",
 )  # fmt: skip
 

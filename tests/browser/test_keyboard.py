@@ -10,7 +10,7 @@ from opsplane.auth.actors import Actor
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
 from tests import support, web
-from tests.browser.stage import AUDIT, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card
+from tests.browser.stage import ALERTS, AUDIT, FAILS, PLAIN, RUNBOOKS, RUNS, Stage, card
 from tests.browser.test_lists import add_runs
 
 
@@ -61,7 +61,7 @@ async def test_the_first_tab_leads_past_the_navigation(stage: Stage) -> None:
 
 async def test_g_and_a_letter_go_to_a_place(stage: Stage) -> None:
     page = await stage.page(RUNBOOKS, await stage.operator())
-    for key, path in (("r", RUNS), ("a", AUDIT), ("b", RUNBOOKS)):
+    for key, path in (("r", RUNS), ("a", AUDIT), ("l", ALERTS), ("b", RUNBOOKS)):
         await press(page, "g", key)
         await expect(page).to_have_url(stage.base_url + path)
         await expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -79,7 +79,9 @@ async def test_a_page_somebody_may_not_see_names_the_capability_and_the_command(
     page = await stage.page(AUDIT, olga)
     await expect(page.locator("main")).to_contain_text("platform.audit.view")
     await expect(page.locator("main code").first).to_have_text("opsplane users grant olga@ops.test platform.audit.view")
-    await expect(page.get_by_role("navigation", name="Main").get_by_role("link")).to_have_text(["Runbooks", "Runs"])
+    await expect(page.get_by_role("navigation", name="Main").get_by_role("link")).to_have_text(
+        ["Runbooks", "Runs", "Alerts"]
+    )
 
 
 async def test_a_runbook_somebody_may_not_run_can_be_looked_at_and_says_what_is_lacking(

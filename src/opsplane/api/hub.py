@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 import uuid
@@ -27,11 +28,11 @@ RECONNECT = format_sse_event(retry=2000)
 COMPLETED = format_sse_event(event="end", data_str='{"code":"completed"}')
 SIGNED_OUT = format_sse_event(event="end", data_str='{"code":"signed_out"}')
 READ_SHARE, FIGURES_SHARE = 4, 20  # a run is read for at most 1/4 of the time, its figures for 1/20
-CHECKS_AT_ONCE = 2
+LOOKS_AT_ONCE = 2
 END_S = 2.0
 
 T = TypeVar("T")
-Check = Callable[[], Coroutine[Any, Any, bool]]
+Look = Callable[[], Coroutine[Any, Any, dict[str, int] | None]]  # what to tell a watcher; None: nothing any more
 
 open_streams = Gauge("opsplane_live_streams", "Open streams of runs.")
 
@@ -65,7 +66,7 @@ class Hub:
         self._pace = pace
         self._watched: dict[uuid.UUID, Watched] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._looking = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._streams = 0
         self._stopping = False
 
@@ -93,7 +94,7 @@ class Hub:
             finally:
                 watched.leave(slot)
 
-    async def events(self, slot: Slot, may_go_on: Check) -> AsyncIterator[bytes]:
+    async def events(self, slot: Slot, look_again: Look) -> AsyncIterator[bytes]:
         """What is sent to one watcher, until the run, the right, the time of a stream or this process ends."""
         # Many come at once, as after a restart: what each of them does later must not be at once again.
         ends_at = time.monotonic() + self._pace.lifetime_s * _between(0.8, 1)
@@ -107,10 +108,11 @@ class Hub:
                 yield COMPLETED if over else RECONNECT
                 return
             if now >= tick_at:
-                if not await self._undisturbed(may_go_on()):
+                told = await self._undisturbed(look_again())
+                if told is None:
                     yield SIGNED_OUT
                     return
-                yield format_sse_event(event="tick", data_str=f'{{"at":"{datetime.now(UTC).isoformat()}"}}')
+                yield format_sse_event(event="tick", data_str=json.dumps({"at": datetime.now(UTC).isoformat(), **told}))
                 tick_at = time.monotonic() + self._pace.tick_s
             await slot.wait(min(tick_at, ends_at) - now)
 
@@ -201,13 +203,13 @@ class Hub:
             return self._pace.again_s
         return min(self._pace.again_s, watched.figures_due_at - time.monotonic())
 
-    async def _undisturbed(self, check: Coroutine[Any, Any, bool]) -> bool:
-        """Finish a check even if its watcher leaves: a cancelled call costs the database connection."""
-        return await asyncio.shield(self._task(self._in_turn(check)))
+    async def _undisturbed(self, look: Coroutine[Any, Any, T]) -> T:
+        """Finish a look even if its watcher leaves: a cancelled call costs the database connection."""
+        return await asyncio.shield(self._task(self._in_turn(look)))
 
-    async def _in_turn(self, check: Coroutine[Any, Any, bool]) -> bool:
-        async with self._checking:  # or a thousand checks would stand before the one read that all wait for
-            return await check
+    async def _in_turn(self, look: Coroutine[Any, Any, T]) -> T:
+        async with self._looking:  # or a thousand looks would stand before the one read that all wait for
+            return await look
 
     def _task(self, act: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(act)

@@ -10,6 +10,8 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
+from opsplane.access.operators import Operator
+from opsplane.alerts import notifications
 from opsplane.api import problems, rights
 from opsplane.api.deps import ThePlane
 from opsplane.api.hub import Hub, TooManyStreams
@@ -17,6 +19,7 @@ from opsplane.api.rights import CanViewRuns
 from opsplane.api.watched import Slot
 from opsplane.auth.tokens import InvalidToken
 from opsplane.errors import MissingCapability, NotFound, OpsplaneError, ServiceUnavailable
+from opsplane.runbooks.service import Plane
 from opsplane.runs import figures
 from opsplane.runs.figures import FiguresOut
 
@@ -73,28 +76,37 @@ async def show_figures(run_id: uuid.UUID, who: CanViewRuns, plane: ThePlane) -> 
     response_class=EventStream,
     responses=problems.responses(*ALWAYS, NotFound, TooManyStreams),
 )
-async def follow_run(run_id: uuid.UUID, who: CanViewRuns, slot: Watching, hub: TheHub, request: Request) -> EventStream:
+async def follow_run(
+    run_id: uuid.UUID, who: CanViewRuns, plane: ThePlane, slot: Watching, hub: TheHub, request: Request
+) -> EventStream:
     """The run as it goes, in server-sent events.
 
     `run` and `figures` come at once and after every change, as `GET` shows them; `tick` comes every ten
-    seconds; `end` says why nothing more will come, and then there is no use in connecting again.
+    seconds, and tells a person how many notifications are `unread`; `end` says why nothing more will come,
+    and then there is no use in connecting again.
     """
 
-    async def may_go_on() -> bool:
-        return await _may_still_view(request)
+    async def look_again() -> dict[str, int] | None:
+        return await _look_again(request, plane)
 
-    return EventStream(hub.events(slot, may_go_on), headers={"X-Accel-Buffering": "no"})
+    return EventStream(hub.events(slot, look_again), headers={"X-Accel-Buffering": "no"})
 
 
-async def _may_still_view(request: Request) -> bool:
-    """Whether the credential of the request and its right hold; without a database nothing is shown anyway."""
+async def _look_again(request: Request, plane: Plane) -> dict[str, int] | None:
+    """What a tick tells; None once the request's credential or right is gone. Without a database nothing is shown."""
     try:
         request.state.operator = await request.state.look_again()
         if request.state.operator is None:
-            return False
-        rights.VIEW_RUNS.operator(request)
+            return None
+        return await _unread(rights.VIEW_RUNS.operator(request), plane)
     except ServiceUnavailable:
-        return True
+        return {}
     except OpsplaneError:
-        return False
-    return True
+        return None
+
+
+async def _unread(operator: Operator, plane: Plane) -> dict[str, int]:
+    if operator.session is None:
+        return {}
+    async with plane.db.reading() as session:
+        return {"unread": await notifications.unread(session, operator.session.user_id)}

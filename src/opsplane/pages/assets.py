@@ -18,7 +18,7 @@ FOREVER = "public, max-age=31536000, immutable"
 BRIEFLY = "public, max-age=60"  # another release's pages, while both are being served
 # Pages that nobody's looking changes are fetched while the pointer still rests on their link.
 FETCHED_AHEAD = {
-    "system": ["/system/ops/*", "/system/audit*"],
+    "system": ["/system/ops/*", "/system/audit*", "/system/alerts*"],
     "admin": ["/admin/findings*", "/admin/operations*"],
 }
 Plane = Literal["system", "admin"]
@@ -30,12 +30,13 @@ MARK = (
     'stroke-linecap="round" stroke-linejoin="round"/></g>'
 )
 ICONS = (
-    "adjustments-horizontal", "arrow-path", "arrow-right-start-on-rectangle", "bell", "book-open",
+    "adjustments-horizontal", "arrow-path", "arrow-right-start-on-rectangle", "bell", "bell-alert",
+    "bell-slash", "book-open",
     "bug-ant", "building-office-2", "check", "check-circle", "chevron-right",
     "clipboard", "clock", "computer-desktop", "exclamation-circle", "exclamation-triangle", "fire", "flag",
-    "forward", "inbox", "information-circle", "magnifying-glass", "moon", "no-symbol",
-    "pause-circle", "play", "play-circle", "question-mark-circle", "queue-list", "rocket-launch",
-    "shield-check", "stop-circle", "user-circle", "x-circle", "x-mark",
+    "envelope", "forward", "globe-alt", "inbox", "information-circle", "magnifying-glass", "moon", "no-symbol",
+    "paper-airplane", "pause-circle", "play", "play-circle", "question-mark-circle", "queue-list", "rocket-launch",
+    "shield-check", "stop-circle", "user-circle", "user-group", "x-circle", "x-mark",
 )  # fmt: skip
 
 

@@ -52,6 +52,24 @@ CATALOGUE: dict[str, dict[str, Badge]] = {
         "low": Badge("Low", "blue", "information-circle"),
         "informational": Badge("Informational", "gray", "information-circle"),
     },
+    "alert": {
+        "info": Badge("Information", "blue", "information-circle"),
+        "warning": Badge("Warning", "amber", "exclamation-triangle"),
+        "critical": Badge("Critical", "red", "x-circle"),
+    },
+    "delivery": {
+        "pending": Badge("On its way", "blue", "paper-airplane"),
+        "held": Badge("Held for quiet hours", "gray", "moon"),
+        "delivered": Badge("Delivered", "green", "check-circle"),
+        "suppressed": Badge("Left out by cooldown", "gray", "bell-slash"),
+        "dead": Badge("Given up", "red", "x-circle"),
+    },
+    "channel": {
+        "teams": Badge("Microsoft Teams", "gray", "user-group"),
+        "email": Badge("E-mail", "gray", "envelope"),
+        "webhook": Badge("Webhook", "gray", "globe-alt"),
+        "service": Badge("Other service", "gray", "paper-airplane"),
+    },
     "finding": {
         "new": Badge("New", "blue", "inbox"),
         "acknowledged": Badge("Acknowledged", "gray", "check"),

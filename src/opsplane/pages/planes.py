@@ -1,7 +1,7 @@
 """An app of pages beside an app of JSON: navigations get pages, everything else gets JSON, at the same addresses."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from fastapi import APIRouter, FastAPI, Request
@@ -29,7 +29,7 @@ class ByAccept:
         await app(scope, receive, send)
 
 
-def build(*routers: APIRouter, shell: Callable[[Request], Shell]) -> FastAPI:
+def build(*routers: APIRouter, shell: Callable[[Request], Awaitable[Shell]]) -> FastAPI:
     """The pages of one plane; whatever is refused is a page too."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for router in routers:
@@ -39,7 +39,7 @@ def build(*routers: APIRouter, shell: Callable[[Request], Shell]) -> FastAPI:
         nowhere = isinstance(error, RequestValidationError) and any(one["loc"][0] == "path" for one in error.errors())
         answer = problems.not_found() if nowhere else problems.of(request, error)
         known = hasattr(request.state, "operator") or hasattr(request.state, "member")
-        frame = shell(request) if known else None
+        frame = await shell(request) if known else None
         if frame and frame.places and frame.path.strip("/") == frame.plane:
             return RedirectResponse(frame.places[0].path, HTTPStatus.SEE_OTHER)
         shown = rendering.page("error.html", answer.status_code, shell=frame, problem=json.loads(bytes(answer.body)))

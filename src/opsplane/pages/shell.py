@@ -6,15 +6,24 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Self
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse
 
 from opsplane.access.operators import Operator
+from opsplane.api import notifications
 from opsplane.api.break_glass import BreakGlassOut, present
+from opsplane.api.notifications import NotificationPage
+from opsplane.api.queries import Listed
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.members import Member
 from opsplane.config import Settings
 from opsplane.pages import assets, rendering
+from opsplane.runbooks.service import Plane
+
+log = structlog.get_logger()
+
+IN_THE_BELL = 20
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ SYSTEM = (
     Place("/system/ops/runbooks", "Runbooks", "book-open", "b", Capability.RUNBOOKS_VIEW),
     Place("/system/ops/runs", "Runs", "queue-list", "r", Capability.OPS_VIEW),
     Place("/system/audit", "Audit", "shield-check", "a", Capability.AUDIT_VIEW),
+    Place("/system/alerts", "Alerts", "bell-alert", "l", Capability.ALERTS_MANAGE),
 )
 ADMIN = (
     Place("/admin/findings", "Findings", "bug-ant", "f"),
@@ -66,6 +76,7 @@ class Shell:
     ends_in_s: int
     held: frozenset[str] | None = frozenset()
     emergency: BreakGlassOut | None = None
+    bell: NotificationPage | None = None
 
     def may(self, *capabilities: str) -> bool:
         """Whether the person has all of these, so that pages offer nothing that would be refused."""
@@ -89,7 +100,7 @@ class Shell:
         return shown
 
 
-def system_shell(request: Request) -> Shell:
+async def system_shell(request: Request) -> Shell:
     """The frame for an operator; an API token that asks for pages gets one too."""
     operator: Operator = request.state.operator
     settings: Settings = request.state.plane.settings
@@ -104,10 +115,11 @@ def system_shell(request: Request) -> Shell:
         ends_in_s=_left_s(operator.session.expires_at) if operator.session else settings.system_session_s,
         held=held,
         emergency=present(operator.emergency) if operator.emergency else None,
+        bell=await _bell(operator, request.state.plane),
     )
 
 
-def admin_shell(request: Request) -> Shell:
+async def admin_shell(request: Request) -> Shell:
     """The frame for a tenant user."""
     member: Member = request.state.member
     return Shell(
@@ -119,6 +131,17 @@ def admin_shell(request: Request) -> Shell:
         idle_s=request.state.plane.settings.admin_idle_s,
         ends_in_s=_left_s(request.state.session.expires_at),
     )
+
+
+async def _bell(operator: Operator, plane: Plane) -> NotificationPage | None:
+    """What the operator was told last; no page fails because that cannot be read."""
+    if operator.session is None or operator.must_enrol:
+        return None
+    try:
+        return await notifications.list_notifications(operator.person(), plane, Listed(limit=IN_THE_BELL))
+    except Exception:
+        log.exception("bell_not_read")
+        return None
 
 
 def _left_s(ends_at: datetime) -> int:

@@ -6,13 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import HTMLResponse
 
-from opsplane.api import audit, live
+from opsplane.alerts.models import DeliveryStatus
+from opsplane.api import alerts, audit, live
 from opsplane.api import system as api
 from opsplane.api.deps import ThePlane
-from opsplane.api.queries import AuditQuery, ItemQuery, RunQuery
-from opsplane.api.rights import CanViewAudit, CanViewRunbooks, CanViewRuns
+from opsplane.api.queries import AuditQuery, DeliveryQuery, ItemQuery, RunQuery
+from opsplane.api.rights import CanManageAlerts, CanViewAudit, CanViewRunbooks, CanViewRuns
 from opsplane.auth.capabilities import Capability
-from opsplane.pages import drawing, planes, timeline
+from opsplane.pages import alerting, badges, drawing, planes, timeline
 from opsplane.pages.login import login
 from opsplane.pages.shell import Shell, SystemShell, system_shell
 from opsplane.runbooks import registry
@@ -90,6 +91,32 @@ async def record(
     """What happened, newest first."""
     found = await audit.list_events(who, plane, query)
     return shell.page("system/audit.html", events=found.items, next_cursor=found.next_cursor, query=query)
+
+
+@pages.get("/alerts")
+async def alerting_page(
+    who: CanManageAlerts, plane: ThePlane, shell: SystemShell, query: Annotated[DeliveryQuery, Query()]
+) -> HTMLResponse:
+    """Who is told what, whether it arrives, and what was sent."""
+    shown = await alerts.show_alerts(who, plane, query)
+    titles = {runbook.key: runbook.title for runbook in registry.every()}
+    names = {str(one.id): one.name for one in shown.destinations}
+    return shell.page(
+        "system/alerts.html",
+        destinations=shown.destinations,
+        rules=[(rule, alerting.in_words(rule, titles, names)) for rule in shown.rules],
+        deliveries=shown.deliveries.items,
+        next_cursor=shown.deliveries.next_cursor,
+        query=query,
+        base_url=plane.settings.base_url,
+        # What a rule names may be gone; it stays until somebody takes it away.
+        runbooks={key: key for rule in shown.rules for key in rule.runbooks} | titles,
+        names=names,
+        kinds={kind: badge.label for kind, badge in badges.CATALOGUE["channel"].items()},
+        events=alerting.EVENTS,
+        severities=alerting.SEVERITIES,
+        statuses={status: badges.find("delivery", status).label for status in DeliveryStatus},
+    )
 
 
 def _may_retry(shell: Shell, run: RunOut) -> bool:
