@@ -7,6 +7,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    at: float = field(default_factory=time.time)
 
 
 @dataclass
@@ -63,6 +65,7 @@ class MailServer:
     login: tuple[str, str] | None = None
     refuses: set[str] = field(default_factory=set)
     mails: list[EmailMessage] = field(default_factory=list)
+    arrived: list[float] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
     encrypted: list[bool] = field(default_factory=list)
     connections: int = 0
@@ -84,6 +87,7 @@ class MailServer:
         assert isinstance(envelope.content, bytes)
         assert server.transport is not None
         self.mails.append(message_from_bytes(envelope.content, _class=EmailMessage, policy=policy.default))
+        self.arrived.append(time.time())
         self.recipients += envelope.rcpt_tos
         self.encrypted.append(session.ssl is not None or server.transport.get_extra_info("ssl_object") is not None)
         return "250 2.0.0 taken"

@@ -68,10 +68,8 @@ async def opened(settings: Settings, *, tenants: int) -> AsyncIterator[Stand]:
     registry.load(RUNBOOKS)
     plane = Plane(Database(settings), Queue(settings), settings)
     token = await _furnish(plane, tenants)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with _opsplane(settings, "serve", "--port", str(port)) as server, _opsplane(settings, "worker"):
+    port = free_port()
+    with opsplane(settings, "serve", "--port", str(port)) as server, opsplane(settings, "worker"):
         address = f"http://127.0.0.1:{port}"
         await until(lambda: _answers(f"{address}/readyz"))
         run = (await support.start(plane, Actor.shell("load"), "test.effects.slow")).run
@@ -95,14 +93,17 @@ async def _furnish(plane: Plane, tenants: int) -> str:
 
 
 @contextmanager
-def _opsplane(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def opsplane(settings: Settings, *arguments: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command as a process, ended in the end; `more` is environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSPLANE_")} | {
         "OPSPLANE_DATABASE_URL": settings.database_url or "",
         "OPSPLANE_REDIS_URL": settings.redis_url or "",
         "OPSPLANE_HOME": str(settings.home),
+        "OPSPLANE_SECRET_KEY": settings.secret_key.get_secret_value() if settings.secret_key else "",
         "OPSPLANE_RUNBOOKS_DIR": str(RUNBOOKS),
         "OPSPLANE_REQUESTS_PER_MINUTE": "1000000",
         "OPSPLANE_WORKER_CONCURRENCY": str(SLOTS),
+        **more,
     }
     command = [sys.executable, "-m", "opsplane.cli.main", *arguments]
     log = (settings.home / f"{arguments[0]}.log").open("wb")
@@ -111,6 +112,13 @@ def _opsplane(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[
             yield process
         finally:
             process.terminate()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 async def _answers(url: str) -> bool:

@@ -42,7 +42,14 @@ def test_help_lists_every_group() -> None:
     done = opsplane("--help")
     assert done.returncode == 0
     listed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
-    assert [name for name in listed if not name.startswith("-")] == [*GROUPS, "tokens", "members", "audit", "new"]
+    assert [name for name in listed if not name.startswith("-")] == [
+        *GROUPS,
+        "tokens",
+        "members",
+        "alerts",
+        "audit",
+        "new",
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["runs", "nope"], ["runs", "show", "not-a-uuid"], ["runs", "show"]])
