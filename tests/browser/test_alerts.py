@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - the pages write dashes as dashes
 """The page of alerts: destinations, rules and deliveries, as somebody who manages them meets it."""
 
 import uuid
@@ -106,7 +105,7 @@ async def test_an_empty_page_says_what_to_do_next(stage: Stage, plane: Plane) ->
     page = await stage.page(ALERTS, await stage.operator())
     for said in ("A run that fails reaches nobody yet", "Nothing has been sent yet"):
         await expect(page.locator("main")).to_contain_text(said)
-    await expect(rule(page, USUAL)).to_contain_text("Failed and stalled runs of all runbooks")
+    await expect(rule(page, USUAL)).to_contain_text("Failed and stalled runs")
     await expect(rule(page, USUAL)).to_contain_text("→ every destination")
 
 
@@ -270,9 +269,9 @@ async def test_a_rule_is_made_changed_switched_off_and_deleted_without_a_pointer
     await expect(making.get_by_label("Time zone")).to_have_value("Europe/Berlin")
     await press(page, "Enter")
     await expect(rule(page, "At night")).to_be_focused()
-    said = "Failed, stalled and succeeded runs of all runbooks over acme and globex, warning and above → Incidents; "
+    said = "Failed, stalled and succeeded runs of the tenants acme and globex, warnings and above → Incidents; "
     await expect(rule(page, "At night")).to_contain_text(
-        said + "at most once in an hour; quiet 22:00–07:00 Europe/Berlin"
+        said + "the same news once in 1 hour; held from 22:00 until 07:00 Europe/Berlin"
     )
     kept = (await every(plane, AlertRule))[-1]
     assert (kept.destination_ids, kept.tenants, kept.cooldown_s) == ([id_], ["acme", "globex"], 3600)
@@ -318,7 +317,7 @@ async def test_a_rule_that_cannot_be_is_refused_beside_its_form_and_nothing_type
     await expect(making.get_by_role("alert")).to_contain_text("is no time zone")
     await making.get_by_label("Quiet hours").uncheck()
     await submit(making)
-    await expect(rule(page, "Another")).to_contain_text("at most once in 90 seconds")
+    await expect(rule(page, "Another")).to_contain_text("the same news once in 90 seconds")
 
 
 async def test_a_dead_delivery_is_sent_again_and_a_delivery_leads_to_its_run(

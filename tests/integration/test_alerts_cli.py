@@ -343,8 +343,8 @@ async def test_a_rule_is_read_back_in_words(plane: Plane, shell: Shell, tenants:
         "--to ops --to mail --cooldown 90m --quiet 22:00-07:00 --zone Europe/Berlin"
     )
     words = (
-        "Failed and stalled runs, warnings and above, of findings.lifecycle.backfill over a single tenant of the "
-        "tenants acme and globex → ops, mail; the same news once in 90 minutes; held from 22:00 until 07:00 Europe/Berlin"
+        "Failed and stalled runs of findings.lifecycle.backfill over a single tenant of the "
+        "tenants acme and globex, warnings and above → ops, mail; the same news once in 90 minutes; held from 22:00 until 07:00 Europe/Berlin"
     )
     assert f"Added 'Night': {words}." in said
     assert words in " ".join((await shell.done("rules list")).split())

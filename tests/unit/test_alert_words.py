@@ -18,13 +18,15 @@ EVERYTHING = ["operations.run.failed", "operations.run.succeeded", "run.stalled"
         ({}, "Failed and stalled runs, break-glass begun and ended, trouble of the audit → every destination"),
         ({"events": EVERYTHING}, "Failed, stalled and succeeded runs → every destination"),
         ({"events": ["break_glass.ended"]}, "Break-glass ended → every destination"),
-        ({"runbooks": ["a.b"]}, "Failed and stalled runs, of a.b → every destination"),  # nothing but runs has one
+        ({"runbooks": ["a.b"]}, "Failed and stalled runs of a.b → every destination"),  # nothing but runs has one
+        ({"runbooks": ["c.d", "gone"]}, "Failed and stalled runs of Clean up and gone → every destination"),
+        ({"min_severity": "warning", "tenants": ["acme"]}, "Failed and stalled runs of the tenant acme, warnings and above → every destination"),
         ({"min_severity": "critical", "events": EVERYTHING[:1]}, "Failed runs, critical alone → every destination"),
         ({"scope": "all_tenants", "destination_ids": [OPS]}, "Failed and stalled runs over all tenants → ops"),
         ({"tenants": ["acme"]}, "Failed and stalled runs of the tenant acme → every destination"),
         ({"tenants": ["acme"], "scope": "all_tenants"}, "Nothing: no event can pass all of its filters"),
         ({"tenants": ["acme"], "events": ["audit.degraded"]}, "Nothing: no event can pass all of its filters"),
-        ({"destination_ids": [uuid.uuid4(), OPS], "runbooks": ["a.b"]}, "Failed and stalled runs, of a.b → a deleted destination, ops"),
+        ({"destination_ids": [uuid.uuid4(), OPS], "runbooks": ["a.b"]}, "Failed and stalled runs of a.b → a deleted destination, ops"),
         (
             {"events": ["run.stalled"], "cooldown_s": 3600, "quiet_hours": {"from": "22:00", "until": "07:00"}},
             "Stalled runs → every destination; the same news once in 1 hour; held from 22:00 until 07:00 UTC",
@@ -32,7 +34,7 @@ EVERYTHING = ["operations.run.failed", "operations.run.succeeded", "run.stalled"
     ],
 )  # fmt: skip
 def test_a_rule_says_what_it_sends_where_and_when(spec: dict[str, Any], said: str) -> None:
-    assert words.rule(RuleSpec.model_validate({"name": "r"} | spec), {OPS: "ops"}) == said
+    assert words.rule(RuleSpec.model_validate({"name": "r"} | spec), {OPS: "ops"}, {"c.d": "Clean up"}) == said
 
 
 @pytest.mark.parametrize(

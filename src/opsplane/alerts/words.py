@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from opsplane.alerts.rules import RuleSpec
 from opsplane.outbox import Kind, Severity
@@ -13,9 +14,9 @@ SCOPES = {None: "", "all_tenants": " over all tenants", "single_tenant": " over 
 SPANS = ((86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes"), (1, "second", "seconds"))
 
 
-def rule(rule: RuleSpec, names: Mapping[uuid.UUID, str]) -> str:
-    """What a rule does; `names` are those of the destinations."""
-    return "".join(_parts(rule, names))
+def rule(rule: RuleSpec, names: Mapping[uuid.UUID, str], titles: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What a rule does; `names` are those of the destinations, `titles` those of the runbooks."""
+    return "".join(_parts(rule, names, titles))
 
 
 def span(seconds: int) -> str:
@@ -30,17 +31,18 @@ def listed(words: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _parts(rule: RuleSpec, names: Mapping[uuid.UUID, str]) -> Iterator[str]:
+def _parts(rule: RuleSpec, names: Mapping[uuid.UUID, str], titles: Mapping[str, str]) -> Iterator[str]:
     news = ", ".join(_news(rule))
     if not news or (rule.tenants and rule.scope == "all_tenants"):
         yield "Nothing: no event can pass all of its filters"
         return
-    yield news[0].upper() + news[1:] + AT_LEAST[rule.min_severity]
+    yield news[0].upper() + news[1:]
     if rule.runbooks:
-        yield f", of {listed(rule.runbooks)}"
+        yield f" of {listed([titles.get(key, key) for key in rule.runbooks])}"
     yield SCOPES[rule.scope]
     if rule.tenants:
         yield f" of the tenant{'s' if len(rule.tenants) > 1 else ''} {listed(rule.tenants)}"
+    yield AT_LEAST[rule.min_severity]
     yield f" → {_places(rule, names)}"
     if rule.cooldown_s:
         yield f"; the same news once in {span(rule.cooldown_s)}"

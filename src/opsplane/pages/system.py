@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import HTMLResponse
 
+from opsplane.alerts import words
 from opsplane.alerts.models import DeliveryStatus
 from opsplane.api import alerts, audit, live
 from opsplane.api import system as api
@@ -100,18 +101,18 @@ async def alerting_page(
     """Who is told what, whether it arrives, and what was sent."""
     shown = await alerts.show_alerts(who, plane, query)
     titles = {runbook.key: runbook.title for runbook in registry.every()}
-    names = {str(one.id): one.name for one in shown.destinations}
+    names = {one.id: one.name for one in shown.destinations}
     return shell.page(
         "system/alerts.html",
         destinations=shown.destinations,
-        rules=[(rule, alerting.in_words(rule, titles, names)) for rule in shown.rules],
+        rules=[(rule, words.rule(rule, names, titles)) for rule in shown.rules],
         deliveries=shown.deliveries.items,
         next_cursor=shown.deliveries.next_cursor,
         query=query,
         base_url=plane.settings.base_url,
         # What a rule names may be gone; it stays until somebody takes it away.
         runbooks={key: key for rule in shown.rules for key in rule.runbooks} | titles,
-        names=names,
+        names={str(one): name for one, name in names.items()},
         kinds={kind: badge.label for kind, badge in badges.CATALOGUE["channel"].items()},
         events=alerting.EVENTS,
         severities=alerting.SEVERITIES,
