@@ -158,17 +158,20 @@ def smtp(
     """An SMTP server; `tls` is starttls, implicit or none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name, "127.0.0.1").configure_cert(context)
-    server = MailServer(login=login)
+    server, connections = MailServer(login=login), list[SMTP]()
 
     def connected() -> SMTP:
         server.connections += 1
-        return SMTP(
-            server,
-            hostname="mail.test",
-            tls_context=context if tls == "starttls" else None,
-            authenticator=server.authenticate,
-            auth_require_tls=tls == "starttls",
+        connections.append(
+            SMTP(
+                server,
+                hostname="mail.test",
+                tls_context=context if tls == "starttls" else None,
+                authenticator=server.authenticate,
+                auth_require_tls=tls == "starttls",
+            )
         )
+        return connections[-1]
 
     with socket.create_server(("127.0.0.1", 0)) as listener, _background() as run:
         server.port = listener.getsockname()[1]
@@ -179,6 +182,9 @@ def smtp(
 
         run(serve())
         yield server
+        for connection in connections:  # which a client may have left open
+            if isinstance(connection.transport, asyncio.WriteTransport):
+                connection.loop.call_soon_threadsafe(connection.transport.abort)
 
 
 @contextmanager

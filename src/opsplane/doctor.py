@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text
@@ -163,6 +164,8 @@ async def _handed_in(server: mailing.Server) -> tuple[bool, str]:
     except (OSError, TimeoutError):
         return False, f"{where} cannot be reached; check host and port in OPSPLANE_SMTP_URL, and firewalls on the way"
     writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
     return True, f"{where} can be reached"
 
 

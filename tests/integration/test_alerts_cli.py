@@ -13,12 +13,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from select import poll
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+import trustme
 from sqlalchemy import func, insert, select, update
 from typer.testing import CliRunner, Result
 
@@ -33,7 +33,8 @@ from opsplane.db import new_id
 from opsplane.outbox import Kind, OutboxEvent, Severity
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
-from tests import support
+from tests import receivers, support
+from tests.receivers import MailServer
 
 FIRST_RULE = "Everything that needs somebody"
 TEAMS = "https://prod.westeurope.logic.azure.example:443/workflows/s3cret?sig=t0ken"
@@ -84,30 +85,15 @@ async def _rules_as_they_come(plane: Plane) -> None:
         await tx.session.execute(update(AlertRule).values(enabled=True))
 
 
-class Letterbox:
-    """Takes every mail, and knows for whom."""
-
-    def __init__(self) -> None:
-        self.mails: list[list[str]] = []
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
-        self.mails.append(envelope.rcpt_tos)
-        return "250 OK"
-
-
-@dataclass(frozen=True)
-class Mail:
-    letterbox: Letterbox
-    settings: dict[str, str]
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.fixture
-def mail() -> Iterator[Mail]:
-    letterbox, port = Letterbox(), free_port()
-    controller = Controller(letterbox, hostname="127.0.0.1", port=port)
-    controller.start()
-    yield Mail(letterbox, mail_settings(port))
-    controller.stop()
+def mail(authority: trustme.CA) -> Iterator[MailServer]:
+    with receivers.smtp(authority, tls="none") as server:
+        yield server
 
 
 def free_port() -> int:
@@ -116,7 +102,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def mail_settings(port: int) -> dict[str, str]:
+def through(port: int) -> dict[str, str]:
     return {"OPSPLANE_SMTP_URL": f"smtp+plain://127.0.0.1:{port}", "OPSPLANE_MAIL_FROM": "alerts@ops.example"}
 
 
@@ -290,25 +276,44 @@ async def test_what_somebody_does_is_on_record_in_their_name(plane: Plane, shell
     assert (event.actor_id, event.action) == (ann.id, "platform.alerts.rule_added")
 
 
-async def test_a_test_message_that_arrives_says_how_long_it_took(plane: Plane, shell: Shell, mail: Mail) -> None:
-    await shell.done("destinations add email people --to a@x.example --to b@x.example", **mail.settings)
-    assert re.fullmatch(r"Delivered in \d\.\d s\.\n", await shell.done("destinations test people", **mail.settings))
-    assert (await shell.json("destinations test people", **mail.settings))["delivered"] is True
-    assert mail.letterbox.mails == [["a@x.example", "b@x.example"]] * 2
-    await shell.done("destinations change people --to c@x.example", **mail.settings)
-    await shell.done(f"destinations test {(await kept(plane))[0].id}", **mail.settings)
-    assert mail.letterbox.mails[-1] == ["c@x.example"]
+async def test_a_test_message_that_arrives_says_how_long_it_took(plane: Plane, shell: Shell, mail: MailServer) -> None:
+    await shell.done("destinations add email people --to a@x.example --to b@x.example", **through(mail.port))
+    assert re.fullmatch(
+        r"Delivered in \d\.\d s\.\n", await shell.done("destinations test people", **through(mail.port))
+    )
+    assert (await shell.json("destinations test people", **through(mail.port)))["delivered"] is True
+    assert mail.recipients == ["a@x.example", "b@x.example"] * 2
+    await shell.done("destinations change people --to c@x.example", **through(mail.port))
+    await shell.done(f"destinations test {(await kept(plane))[0].id}", **through(mail.port))
+    assert mail.recipients[-1] == "c@x.example"
 
 
-async def test_a_test_message_that_does_not_arrive_says_why_and_what_to_do(shell: Shell, mail: Mail) -> None:
-    await shell.done("destinations add email people --to a@x.example", **mail.settings)
-    away = mail_settings(free_port())
+async def test_a_test_message_that_does_not_arrive_says_why_and_what_to_do(shell: Shell, mail: MailServer) -> None:
+    await shell.done("destinations add email people --to a@x.example", **through(mail.port))
+    away = through(free_port())
     assert_one_line(await shell("destinations test people", **away), 1, "could not be reached")
     assert_one_line(await shell("destinations test people", **away), 1, "Check OPSPLANE_SMTP_URL")
     assert_one_line(await shell("destinations test people"), 1, "set OPSPLANE_SMTP_URL and OPSPLANE_MAIL_FROM first")
     failed = await shell("destinations test people --json", **away)
     assert failed.exit_code == 1
     assert json.loads(failed.stdout)["delivered"] is False
+
+
+async def test_a_webhook_that_answers_has_got_the_test_message(
+    shell: Shell, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receivers.trust(authority, tmp_path, monkeypatch)
+    allowed = {"OPSPLANE_ALERT_PRIVATE_HOSTS": "127.0.0.1"}
+    with receivers.https(authority) as receiver:
+        await shell.done("destinations add webhook hook --url-stdin", receiver.url(), **allowed)
+        assert "Delivered in" in await shell.done("destinations test hook", **allowed)
+        receiver.answer = receivers.answers(500)
+        assert_one_line(
+            await shell("destinations test hook", **allowed),
+            1,
+            "answered 500 Internal Server Error. Check the receiver",
+        )
+    assert len(receiver.requests) == 2
 
 
 async def test_a_destination_is_renamed_switched_off_and_on(plane: Plane, shell: Shell) -> None:
@@ -454,9 +459,9 @@ async def test_the_doctor_forgets_what_was_given_up_before_a_destination_worked_
     assert await looked_at(plane, "alerts") == (True, "go to ops")
 
 
-async def test_the_doctor_says_whether_the_mail_server_can_be_reached(plane: Plane, mail: Mail) -> None:
+async def test_the_doctor_says_whether_the_mail_server_can_be_reached(plane: Plane, mail: MailServer) -> None:
     assert (await looked_at(plane, "mail"))[0]
-    for url, reached in ((mail.settings["OPSPLANE_SMTP_URL"], True), (f"smtp://127.0.0.1:{free_port()}", False)):
+    for url, reached in ((f"smtp+plain://127.0.0.1:{mail.port}", True), (f"smtp://127.0.0.1:{free_port()}", False)):
         ok, detail = await looked_at(plane, "mail", smtp_url=url)
         assert ok is reached
         assert ("check host and port in OPSPLANE_SMTP_URL" in detail) is not reached

@@ -9,7 +9,7 @@ from opsplane.alerts import deliveries, destinations
 from opsplane.alerts.deliveries import DeliveryOut
 from opsplane.alerts.models import DeliveryStatus
 from opsplane.auth.actors import Actor
-from opsplane.cli import alert_destinations, alerting, context, output
+from opsplane.cli import alert_destinations, alerting, context, looks, output
 from opsplane.cli.alerting import quoted
 from opsplane.runbooks.service import Plane
 from opsplane.runs import words
@@ -18,12 +18,14 @@ app = typer.Typer(no_args_is_help=True, help="What was sent, is on its way, was 
 
 NO_MATCH = "No delivery matches; leave out an option to see more."
 NONE_YET = "No delivery yet. To see whether one would arrive: opsplane alerts destinations test NAME"
-COLOURS = {"delivered": "green", "dead": "red", "pending": "blue", "held": "yellow", "suppressed": "bright_black"}
 
 
 @app.command("list")
 def list_(
-    status: Annotated[DeliveryStatus | None, typer.Option(help="Only with this status; dead: given up.")] = None,
+    status: Annotated[
+        DeliveryStatus | None,
+        typer.Option(help="Only with this status; dead: given up, suppressed: by a cooldown."),
+    ] = None,
     to: Annotated[
         str | None, typer.Option(metavar="DESTINATION", help="Only to this destination, by name or id.")
     ] = None,
@@ -47,7 +49,7 @@ def list_(
             empty=NO_MATCH if status or to else NONE_YET,
         )  # fmt: skip
         if any(one.status is DeliveryStatus.DEAD and one.can_resend for one in found):
-            output.note("To send one that is dead again: opsplane alerts deliveries resend ID")
+            output.note("To send what was given up again: opsplane alerts deliveries resend ID")
 
     alerting.run(None, act)
 
@@ -83,7 +85,7 @@ def _row(shown: DeliveryOut) -> tuple[object, ...]:
         words.moment(shown.created_at),
         shown.title,
         shown.destination,
-        output.data(shown.status, COLOURS[shown.status]),
+        looks.label("delivery", shown.status),
         shown.attempts,
         f"done {words.moment(shown.delivered_at)}" if shown.delivered_at else next_,
         shown.last_error,

@@ -13,7 +13,7 @@ from opsplane.alerts.models import AlertDestination
 from opsplane.api import alerts as api
 from opsplane.api.alerts import DestinationAdded, DestinationOut, TestOut
 from opsplane.auth.actors import Actor
-from opsplane.cli import alert_addresses, alerting, context, output
+from opsplane.cli import alert_addresses, alerting, context, looks, output
 from opsplane.cli.alert_addresses import SPILLING, UrlStdin
 from opsplane.cli.alerting import quoted
 from opsplane.errors import InvalidInput
@@ -25,7 +25,6 @@ app = typer.Typer(no_args_is_help=True, help="Where alerts can go.")
 Which = Annotated[str, typer.Argument(metavar="NAME", help="The destination's name or id.")]
 
 NONE_YET = "there is none yet; add one: opsplane alerts destinations add teams NAME"
-KINDS = {"teams": "Microsoft Teams", "email": "E-mail", "webhook": "Webhook", "service": "Other service"}
 CHECK = {
     "teams": "Is the Workflow still there and switched on? For its new URL: {change} --new-url",
     "email": "Check OPSPLANE_SMTP_URL, and the recipients: {change} --to ADDRESS",
@@ -173,14 +172,14 @@ def show_secret(shown: DestinationAdded) -> None:
 
 def called(found: AlertDestination) -> str:
     """A destination as people tell it from others."""
-    return f"{found.name!r} ({KINDS[found.kind]}, {found.address})"
+    return f"{found.name!r} ({looks.label('channel', found.kind).plain}, {found.address})"
 
 
 def _row(shown: DestinationOut) -> tuple[Any, ...]:
     how = shown.health
     last = None if how.last_delivered_at is None else words.moment(how.last_delivered_at)
     state = Text("on" if shown.enabled else "off", "green" if shown.enabled else "yellow")
-    return shown.name, KINDS[shown.kind], shown.address, state, last or "never", _trouble(how)
+    return shown.name, looks.label("channel", shown.kind).plain, shown.address, state, last or "never", _trouble(how)
 
 
 def _trouble(how: Health) -> Text:
