@@ -20,6 +20,7 @@ import uvicorn
 from sqlalchemy import insert, select, text, update
 
 from opsplane import hints
+from opsplane.alerts import notifications
 from opsplane.api.hub import Pace
 from opsplane.auth import tokens
 from opsplane.auth.actors import Actor
@@ -27,6 +28,7 @@ from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import AdminSession, PlatformUser, SystemSession
 from opsplane.auth.roles import Role
 from opsplane.config import Settings
+from opsplane.outbox import Kind, Severity
 from opsplane.runbooks.service import Plane
 from opsplane.runs import figures
 from opsplane.runs.figures import FiguresOut
@@ -312,6 +314,27 @@ async def test_a_stream_shows_that_it_lives_and_after_its_time_asks_to_come_back
             pass
         assert event == ("retry", 2000)
         assert await stream.next() == ("closed", None)
+
+
+async def test_a_tick_tells_a_person_how_many_notifications_are_unread_and_a_token_nothing_of_it(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id, user = await queued(plane, operator), await web.platform_user(plane, *RIGHTS)
+    other = await web.platform_user(plane, *RIGHTS)
+    async with serving(plane, Pace(tick_s=0.1)) as (doors, address):
+        cookies = (await doors.signed_in(user.email)).cookies
+        async with (
+            streaming(address, run_id, {"Cookie": f"opsplane_system={cookies['opsplane_system']}"}) as mine,
+            streaming(address, run_id, await bearer(plane)) as tokens_own,
+        ):
+            await mine.until("tick", unread=0)
+            async with plane.db.transaction() as tx:
+                for person in (user, other):
+                    await notifications.notify(
+                        tx.session, person.id, run_id, Kind.RUN_FAILED, Severity.CRITICAL, {"tenant": None}
+                    )
+            await mine.until("tick", unread=1)
+            assert set(await tokens_own.until("tick")) == {"at"}
 
 
 async def signed_out(plane: Plane, user: PlatformUser) -> None:
