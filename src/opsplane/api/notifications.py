@@ -13,12 +13,12 @@ from opsplane.alerts.models import Notification
 from opsplane.api import problems
 from opsplane.api.deps import ThePlane, encode_cursor, id_before
 from opsplane.api.queries import Listed
-from opsplane.api.rights import APerson
+from opsplane.api.rights import AnEnrolledPerson
 from opsplane.auth.tokens import InvalidToken
-from opsplane.errors import InvalidInput, NotFound, ServiceUnavailable
+from opsplane.errors import InvalidInput, MissingCapability, NotFound, ServiceUnavailable
 from opsplane.outbox import Kind, Severity
 
-ALWAYS = (InvalidToken, SessionRequired, ServiceUnavailable)
+ALWAYS = (InvalidToken, SessionRequired, MissingCapability, ServiceUnavailable)
 
 bell = APIRouter(prefix="/notifications")
 
@@ -55,7 +55,9 @@ class NotificationNotFound(NotFound):
 
 
 @bell.get("", responses=problems.responses(*ALWAYS, InvalidInput))
-async def list_notifications(who: APerson, plane: ThePlane, query: Annotated[Listed, Query()]) -> NotificationPage:
+async def list_notifications(
+    who: AnEnrolledPerson, plane: ThePlane, query: Annotated[Listed, Query()]
+) -> NotificationPage:
     """What I was told, newest first."""
     before = id_before(query.cursor)
     async with plane.db.reading() as session:
@@ -67,14 +69,14 @@ async def list_notifications(who: APerson, plane: ThePlane, query: Annotated[Lis
 
 
 @bell.post("/read", status_code=204, responses=problems.responses(*ALWAYS))
-async def read_all(who: APerson, plane: ThePlane) -> None:
+async def read_all(who: AnEnrolledPerson, plane: ThePlane) -> None:
     """Mark all of mine as read."""
     async with plane.db.transaction() as tx:
         await notifications.mark_read(tx.session, who.user.id)
 
 
 @bell.post("/{notification_id}/read", status_code=204, responses=problems.responses(*ALWAYS, NotificationNotFound))
-async def read_one(notification_id: uuid.UUID, who: APerson, plane: ThePlane) -> None:
+async def read_one(notification_id: uuid.UUID, who: AnEnrolledPerson, plane: ThePlane) -> None:
     """Mark one of mine as read; twice is once."""
     async with plane.db.transaction() as tx:
         if not await notifications.mark_read(tx.session, who.user.id, notification_id):

@@ -18,7 +18,7 @@ URLS = {
     "webhook": "URL of the receiver, https://… (hidden)",
     "service": "URL of the service, such as slack://… or pagerduty://… (hidden)",
 }
-SECRET = "Secret, whsec_…, that the receiver knows already (hidden; Enter: make a new one)"  # noqa: S105 - a question
+SECRET = "Secret, whsec_…, that the receiver knows already (hidden; Enter: make a new one)"  # noqa: S105 - a question # nosec B105
 OPTIONS = {"recipients": "--to"}  # of all else, the sentence says what it is about
 
 NOT_HERE = (
