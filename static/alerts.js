@@ -76,7 +76,7 @@ function right(...wrong) {
 }
 
 const save = (what) => (body, one) => (one ? ask(`${api}/${what}s/${one.id}`, { method: "PATCH", body }) : ask(`${api}/${what}s`, { method: "POST", body }));
-const lines = (text) => text.split(/[\s,;]+/).filter(Boolean);
+const lines = (text) => text.split(/[\n,;]+/).map((one) => one.trim()).filter(Boolean);
 
 const destination = new Sheet("destination", {
   words: "Saving…",

@@ -76,9 +76,9 @@ def _deliveries() -> None:
         "alert_deliveries",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("event_id", sa.Uuid(), nullable=False),
-        sa.Column("destination_id", sa.Uuid(), nullable=True),
+        sa.Column("destination_id", sa.Uuid(), nullable=False),
         sa.Column("destination_name", sa.Text(), nullable=False),
-        sa.Column("rule_id", sa.Uuid(), nullable=True),
+        sa.Column("rule_id", sa.Uuid(), nullable=False),
         sa.Column("cooldown_key", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), server_default="pending", nullable=False),
         sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
@@ -91,23 +91,15 @@ def _deliveries() -> None:
         sa.ForeignKeyConstraint(
             ["event_id"], ["outbox.id"], name=op.f("fk_alert_deliveries_event_id"), ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(
-            ["destination_id"], ["alert_destinations.id"],
-            name=op.f("fk_alert_deliveries_destination_id"), ondelete="SET NULL",
-        ),
-        sa.ForeignKeyConstraint(
-            ["rule_id"], ["alert_rules.id"], name=op.f("fk_alert_deliveries_rule_id"), ondelete="SET NULL"
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alert_deliveries")),
         sa.UniqueConstraint("event_id", "destination_id", name=op.f("uq_alert_deliveries_event_id_destination_id")),
     )  # fmt: skip
     op.create_index(
-        "ix_alert_deliveries_due", "alert_deliveries", ["due_at"],
+        "ix_alert_deliveries_due", "alert_deliveries", ["destination_id", "due_at"],
         postgresql_where=sa.text("status IN ('pending', 'held')"),
     )  # fmt: skip
-    op.create_index(
-        "ix_alert_deliveries_rule_id_cooldown_key", "alert_deliveries", ["rule_id", "cooldown_key", "created_at"]
-    )
+    for columns in (["cooldown_key", "created_at"], ["status", "id"], ["destination_id", "id"]):
+        op.create_index(f"ix_alert_deliveries_{'_'.join(columns)}", "alert_deliveries", columns)
 
 
 def _notifications() -> None:

@@ -24,6 +24,7 @@ from opsplane.errors import InvalidInput, ServiceUnavailable
 log = structlog.get_logger()
 
 NUL_IN_TEXT = "22021"
+TRANSIENT = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "53100", "53200"})  # may succeed when tried again
 RACES = frozenset({"23P01", "40P01", "55P03"})  # exclusion constraint, deadlock, lock timeout
 # A startup parameter was refused, or a prepared statement is not where it was made: the marks of a pooler.
 POOLED = {"08P01", "26000", "42P05"}

@@ -1,18 +1,16 @@
 """What is wrong with this installation, and the next move."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import mailing, migrate, runtime
 from opsplane.alerts import destinations, health
 from opsplane.alerts.health import Health
-from opsplane.alerts.models import AlertDelivery, AlertDestination, DeliveryStatus
+from opsplane.alerts.models import AlertDestination
 from opsplane.audit import signing, spool
 from opsplane.audit.models import AuditHead, AuditPending
 from opsplane.config import Environment, Settings
@@ -110,37 +108,20 @@ async def _alerts(plane: Plane) -> tuple[bool, str]:
     if not await migrate.is_current(plane.db):
         return False, UNMIGRATED
     async with plane.db.reading() as session:
-        found, healths, lost = await destinations.every(session), await health.of_all(session), await _lost(session)
+        found, healths = await destinations.every(session), await health.of_all(session)
     if not any(one.enabled for one in found):
         hint = "opsplane alerts destinations add teams NAME" if not found else "every destination is switched off"
         return True, f"nobody is told when a run fails; {hint}"
-    trouble = [
-        said for one in found if (said := _trouble(one, healths.get(one.id, Health()), lost.get(one.id, 0)))
-    ]  # fmt: skip
+    trouble = [said for one in found if (said := _trouble(one, healths.get(one.id, Health())))]
     if trouble:
         return False, f"{'; '.join(trouble)}. See `opsplane alerts deliveries list`"
     return True, f"go to {', '.join(one.name for one in found if one.enabled)}"
 
 
-def _trouble(destination: AlertDestination, how: Health, lost: int) -> str:
+def _trouble(destination: AlertDestination, how: Health) -> str:
     failing = f"{how.failing} tried in vain, and tried again ({how.last_error})" if how.failing else ""
-    parts = [part for part in (f"{lost} given up" if lost else "", failing) if part]
+    parts = [part for part in (f"{how.dead} given up" if how.dead else "", failing) if part]
     return f"{destination.name}: {', '.join(parts)}" if parts else ""
-
-
-async def _lost(session: AsyncSession) -> dict[uuid.UUID, int]:
-    """How many alerts each destination never got since the last that it did get; older ones are history."""
-    delivery, arrived = AlertDelivery, AlertDelivery.__table__.alias()
-    last = select(func.max(arrived.c.delivered_at)).where(arrived.c.destination_id == delivery.destination_id)
-    since = func.coalesce(last.scalar_subquery(), text("'-infinity'"))
-    rows = await session.execute(
-        select(delivery.destination_id, func.count())
-        .where(
-            delivery.status == DeliveryStatus.DEAD, delivery.destination_id.is_not(None), delivery.give_up_at > since
-        )
-        .group_by(delivery.destination_id)
-    )
-    return {row[0]: row[1] for row in rows.all() if row[0] is not None}
 
 
 async def _mail(plane: Plane) -> tuple[bool, str]:

@@ -164,6 +164,44 @@ async def test_a_rule_in_its_cooldown_keeps_no_other_rule_from_sending(plane: Pl
     assert [status for _, status in await sent(plane)] == ["pending", "pending"]
 
 
+async def test_a_cooldown_does_not_count_what_was_given_up(plane: Plane, teams: uuid.UUID) -> None:
+    await without_the_first_rule(plane)
+    await rule(plane, cooldown_s=3600)
+    await happens(plane)
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(update(AlertDelivery).values(status="dead"))
+    await happens(plane)
+    assert [status for _, status in await sent(plane)] == ["dead", "pending"]
+
+
+async def test_a_destination_that_was_told_nothing_has_no_cooldown(plane: Plane, teams: uuid.UUID) -> None:
+    await without_the_first_rule(plane)
+    await rule(plane, cooldown_s=3600)
+    await happens(plane)
+    await destination(plane, "mail")
+    await happens(plane)
+    assert sorted((await sent(plane))[1:]) == [("mail", "pending"), ("teams", "suppressed")]
+
+
+async def test_two_rules_with_a_cooldown_do_not_defeat_each_other(plane: Plane, teams: uuid.UUID) -> None:
+    await without_the_first_rule(plane)
+    await rule(plane, cooldown_s=3600)
+    await rule(plane, cooldown_s=7200)
+    for _ in range(3):
+        await happens(plane)
+    assert [status for _, status in await sent(plane)] == ["pending", "suppressed", "suppressed"]
+
+
+async def test_a_failure_is_heard_though_a_partial_one_was_just_told(plane: Plane, teams: uuid.UUID) -> None:
+    await without_the_first_rule(plane)
+    await rule(plane, cooldown_s=3600)
+    await happens(plane)
+    async with plane.db.transaction() as tx:
+        await outbox.emit(tx.session, Kind.RUN_FAILED, uuid.uuid4(), Severity.CRITICAL, RUN)
+    await route(plane)
+    assert [status for _, status in await sent(plane)] == ["pending", "pending"]
+
+
 async def test_what_happens_in_quiet_hours_is_held_until_they_are_over(plane: Plane, teams: uuid.UUID) -> None:
     await without_the_first_rule(plane)
     await rule(plane, **QUIET_NOW)

@@ -73,6 +73,17 @@ async def test_a_secret_that_was_given_is_not_given_back(client: Client, receive
     assert (await added(client, receiver.url(), secret=secret))["secret"] is None
 
 
+@pytest.mark.parametrize("nothing", [None, ""])
+async def test_a_secret_that_is_left_empty_is_made_and_shown(client: Client, receiver: Receiver, nothing: None) -> None:
+    assert (await added(client, receiver.url(), secret=nothing))["secret"].startswith("whsec_")
+
+
+async def test_a_rule_that_names_a_destination_twice_names_it_once(client: Client, receiver: Receiver) -> None:
+    made = await added(client, receiver.url())
+    rule = (await client.post(RULES, json={"name": "r", "destination_ids": [made["id"], made["id"]]})).json()
+    assert rule["destination_ids"] == [made["id"]]
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [

@@ -124,7 +124,7 @@ async def delivery(plane: Plane, name: str, status: str, **values: Any) -> uuid.
         event = await tx.session.scalar(select(OutboxEvent.id).where(OutboxEvent.dedupe_key.startswith(str(about))))
         row = {
             "id": new_id(), "event_id": event, "destination_id": place.id, "destination_name": place.name,
-            "cooldown_key": "", "status": status, "give_up_at": func.clock_timestamp(), **values,
+            "rule_id": new_id(), "cooldown_key": "", "status": status, "give_up_at": func.clock_timestamp(), **values,
         }  # fmt: skip
         await tx.session.execute(insert(AlertDelivery).values(row))
         return uuid.UUID(str(row["id"]))

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import trustme
 from sqlalchemy import select, text, update
 
-from opsplane.alerts import courier, destinations, routing
+from opsplane.alerts import courier, deliveries, destinations, forgetting, routing
 from opsplane.alerts.channels import targets
 from opsplane.alerts.models import AlertDelivery
 from opsplane.auth.actors import Actor
@@ -143,22 +144,46 @@ async def test_an_hour_of_trouble_loses_nothing_and_repeats_nothing(
     assert len({request.body for request in receiver.requests}) == 1
 
 
-async def test_a_receiver_that_hangs_keeps_no_other_and_no_run_waiting(
+async def test_a_receiver_that_hangs_keeps_no_other_waiting(
     house: Plane, receiver: Receiver, authority: trustme.CA, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opsplane.alerts.channels.base.SEND_S", 0.5)
+    monkeypatch.setattr(courier, "END_S", 0.2)
     receiver.answer = receivers.hangs
     with receivers.https(authority) as well:
         await add(house, receiver, "hangs")
         await add(house, well, "works")
-        await fail_a_run(house)
-        await fail_a_run(house)
-        while await deliver(house):
-            pass
-        assert len(well.requests) == 2
-    async with house.db.reading() as session:
-        found = await session.scalars(select(AlertDelivery).where(AlertDelivery.destination_name == "hangs"))
-        assert {(one.status, one.last_error) for one in found} == {("pending", "127.0.0.1 did not answer in time")}
+        for _ in range(4):
+            await fail_a_run(house)
+        async with working(house):
+            await _until(lambda: len(well.requests) == 4)
+        assert len(receiver.requests) == 1  # which still hangs
+
+
+async def test_a_receiver_that_does_not_answer_is_said_so(
+    house: Plane, receiver: Receiver, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opsplane.alerts.channels.base.SEND_S", 0.5)
+    receiver.answer = receivers.hangs
+    await add(house, receiver)
+    await fail_a_run(house)
+    await deliver(house)
+    late = await the_delivery(house)
+    assert (late.status, late.last_error) == ("pending", "127.0.0.1 did not answer in time")
+
+
+@asynccontextmanager
+async def working(house: Plane) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(courier.deliver_until(stop, house.db, house.settings))
+    yield
+    stop.set()
+    await task
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not true():  # noqa: ASYNC110 - it answers from another thread
+            await asyncio.sleep(0.02)
 
 
 async def test_a_receiver_that_was_away_gets_what_happened_meanwhile(
@@ -201,6 +226,32 @@ async def test_after_a_day_a_delivery_is_dead_until_somebody_sends_it_again(
     assert await deliver(house) == 0
 
 
+async def test_what_nobody_could_try_for_days_is_tried_before_it_is_given_up(
+    house: Plane, receiver: Receiver, tenants: list[Tenant]
+) -> None:
+    await add(house, receiver)
+    await fail_a_run(house)
+    await pass_by(house, timedelta(days=3))
+    assert await deliver(house) == 1
+    assert (await the_delivery(house)).status == "delivered"
+
+
+async def test_what_was_held_and_fails_is_on_its_way_and_cannot_be_sent_twice_by_hand(
+    house: Plane, receiver: Receiver, tenants: list[Tenant]
+) -> None:
+    await add(house, receiver)
+    await fail_a_run(house)
+    async with house.db.transaction() as tx:
+        await tx.session.execute(update(AlertDelivery).values(status="held"))
+    receiver.answer = receivers.answers(500)
+    await deliver(house)
+    failed = await the_delivery(house)
+    assert failed.status == "pending"
+    async with house.db.transaction() as tx:
+        with pytest.raises(deliveries.NotToResend):
+            await deliveries.resend(tx.session, failed.id, by=ROOT, base_url=house.settings.base_url)
+
+
 async def test_of_many_couriers_one_sends(house: Plane, receiver: Receiver, tenants: list[Tenant]) -> None:
     await add(house, receiver)
     await fail_a_run(house)
@@ -213,9 +264,10 @@ async def test_a_courier_that_was_slow_does_not_undo_what_another_marked(
 ) -> None:
     await add(house, receiver)
     await fail_a_run(house)
-    receiver.answer = _after(0.5, receivers.answers(500))
+    receiver.answer = _after(2, receivers.answers(500))
     slow = asyncio.create_task(deliver(house))
-    await asyncio.sleep(0.2)
+    await _until(lambda: bool(receiver.requests))
+    await asyncio.sleep(0.1)  # until it has chosen its answer
     receiver.answer = receivers.answers(200)
     await pass_by(house, timedelta(seconds=61))
     assert await deliver(house) == 1
@@ -240,9 +292,7 @@ async def test_a_process_that_stops_waits_for_no_receiver_that_hangs(
     await fail_a_run(house)
     stop = asyncio.Event()
     working = asyncio.create_task(courier.deliver_until(stop, house.db, house.settings))
-    async with asyncio.timeout(10):
-        while not receiver.requests:  # noqa: ASYNC110 - it answers from another thread
-            await asyncio.sleep(0.02)
+    await _until(lambda: bool(receiver.requests))
     stop.set()
     async with asyncio.timeout(3):
         await working
@@ -306,6 +356,18 @@ async def test_what_is_on_its_way_to_a_destination_that_is_deleted_is_dead(
     assert await deliver(house) == 0
     left = await the_delivery(house)
     assert (left.status, left.destination_name, left.last_error) == ("dead", "hook", "The destination was deleted.")
+
+
+async def test_what_is_routed_in_the_moment_its_destination_is_deleted_is_dead_too(
+    house: Plane, receiver: Receiver, tenants: list[Tenant]
+) -> None:
+    await add(house, receiver)
+    await fail_a_run(house)
+    async with house.db.transaction() as tx:
+        await tx.session.execute(text("DELETE FROM alert_destinations"))
+        await forgetting.forget_old(tx.session)
+    left = await the_delivery(house)
+    assert (left.status, left.last_error) == ("dead", "The destination was deleted.")
 
 
 async def test_nothing_is_sent_to_a_destination_while_it_is_off(

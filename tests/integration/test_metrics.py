@@ -316,8 +316,9 @@ async def test_the_outbox_the_audit_and_deliveries_that_wait_are_told(plane: Pla
         )
         await tx.session.execute(
             text(
-                "INSERT INTO alert_deliveries (id, event_id, destination_name, cooldown_key, status, due_at, give_up_at)"
-                " SELECT gen_random_uuid(), id, 'x', 'x',"
+                "INSERT INTO alert_deliveries (id, event_id, destination_id, rule_id, destination_name, cooldown_key,"
+                " status, due_at, give_up_at)"
+                " SELECT gen_random_uuid(), id, gen_random_uuid(), gen_random_uuid(), 'x', 'x',"
                 " (ARRAY['pending', 'pending', 'held', 'delivered', 'suppressed', 'dead'])[dedupe_key::int],"
                 " now() - interval '100 s', now() FROM outbox"
             )

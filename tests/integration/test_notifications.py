@@ -122,6 +122,7 @@ async def test_a_run_ends_though_nobody_can_be_told_of_it(
         async with plane.db.transaction() as tx:
             await tx.session.execute(text("ALTER TABLE lost RENAME TO notifications"))
     assert (await support.show(plane, run_id)).outcome == "partially_succeeded"
+    assert await support.count(plane, OutboxEvent) == 1  # those outside hear of it all the same
 
 
 async def test_the_bell_shows_my_own_newest_first_with_a_link_to_the_run(

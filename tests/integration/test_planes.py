@@ -277,6 +277,8 @@ def _may(demand: Demand, caller: Caller) -> bool:
     for_people = isinstance(demand, AtABrowser | RightAtABrowser)
     if for_people and caller.token:
         return False
+    if isinstance(demand, RightAtABrowser) and demand.capability == Capability.SYSTEM_ACCESS:
+        return True  # which every caller of the system plane has
     if isinstance(demand, Right):
         return caller.capable
     return isinstance(demand, SignedIn | AtABrowser)

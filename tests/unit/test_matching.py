@@ -62,8 +62,12 @@ def test_a_cooldown_counts_the_same_news_of_the_same_runbook_and_scope_as_one() 
         event(Kind.RUN_FAILED, ONE | {"tenant": "globex"}),
         event(Kind.RUN_FAILED, RUN | {"type": "other"}),
         event(Kind.RUN_STALLED, RUN),
-        event(Kind.AUDIT_DEGRADED),
+        event(Kind.RUN_FAILED, RUN, Severity.CRITICAL),
+        event(Kind.AUDIT_DEGRADED, {"trouble": "spooled"}),
+        event(Kind.AUDIT_DEGRADED, {"trouble": "not-sealed"}),
+        event(Kind.BREAK_GLASS_STARTED, {"who": "olga"}),
+        event(Kind.BREAK_GLASS_STARTED, {"who": "otto"}),
     ]
     assert len({matching.cooldown_key(one) for one in news}) == len(news)
-    again = event(Kind.RUN_FAILED, RUN | {"run_id": "another", "counts": {"failed": 3}}, Severity.CRITICAL)
+    again = event(Kind.RUN_FAILED, RUN | {"run_id": "another", "counts": {"failed": 3}})
     assert matching.cooldown_key(again) == matching.cooldown_key(news[0])

@@ -2,19 +2,20 @@
 
 A delivery is claimed, sent and marked in three steps, so that no transaction waits for a network. A
 courier that dies in between leaves its claim to run out; the next one sends the same key again, which
-is the one repeat that a receiver may see.
+is the one repeat that a receiver may see. Every destination has a task of its own while something is
+due there: one that hangs keeps no other waiting.
 """
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.alerts import destinations, messages, metrics
@@ -28,11 +29,11 @@ from opsplane.outbox import OutboxEvent
 log = structlog.get_logger()
 
 POLL_S = 1.0
-AT_ONCE = 10
 CLAIM = timedelta(seconds=60)  # longer than any sending
 PATIENCE_S = (10, 30, 60, 120, 300, 600, 900)  # after the first failure, the second, …; then the last for ever
 DEADLINE_S = SEND_S + 5
 END_S = 3.0
+MARK_TRIES = 10
 
 delivery = AlertDelivery
 
@@ -53,76 +54,105 @@ class Parcel:
 
 async def deliver_until(stop: asyncio.Event, db: Database, settings: Settings) -> None:
     """Deliver what is due, until `stop`; no failure ends the loop."""
+    tasks: dict[uuid.UUID, asyncio.Task[None]] = {}
     while not stop.is_set():
-        try:
-            delivered = await deliver(db, settings, stop)
-        except ServiceUnavailable:
-            delivered = 0  # the transaction has logged it
-        except Exception:
-            log.exception("courier_round_failed")
-            delivered = 0
-        if not delivered:
-            await _wait(stop)
+        tasks = {place: task for place, task in tasks.items() if not task.done()}
+        for place in await _quietly_due(db):
+            if place not in tasks:
+                tasks[place] = asyncio.create_task(_empty(db, settings, place, stop))
+        await _wait(stop)
+    await asyncio.gather(*tasks.values())
 
 
 async def deliver(db: Database, settings: Settings, stop: asyncio.Event) -> int:
-    """One round: for every destination the delivery that waited longest; how many were sent, taken or not.
+    """Send the oldest that is due to each destination, all at once; how many that were, taken or not."""
+    sent = await asyncio.gather(*(_next(db, settings, place, stop) for place in await due_places(db)))
+    return sum(taken is not None for taken in sent)
 
-    One each, so that a destination that hangs keeps no other waiting for longer than one sending.
-    """
+
+async def due_places(db: Database) -> Sequence[uuid.UUID]:
+    """The destinations to which something is to be sent now."""
+    waiting = select(delivery.id).where(delivery.destination_id == AlertDestination.id, _due())
+    async with db.reading() as session:
+        places = await session.scalars(select(AlertDestination.id).where(AlertDestination.enabled, waiting.exists()))
+        return places.all()
+
+
+async def _quietly_due(db: Database) -> Sequence[uuid.UUID]:
+    try:
+        return await due_places(db)
+    except ServiceUnavailable:
+        return ()  # the database has logged it
+    except Exception:
+        log.exception("courier_round_failed")
+        return ()
+
+
+async def _empty(db: Database, settings: Settings, place: uuid.UUID, stop: asyncio.Event) -> None:
+    """Send what is due to a destination, one after the other, until it is all sent or one is not taken."""
+    try:
+        while not stop.is_set() and await _next(db, settings, place, stop):
+            continue
+    except ServiceUnavailable:
+        return
+    except Exception:
+        log.exception("courier_failed", destination=str(place))
+
+
+async def _next(db: Database, settings: Settings, place: uuid.UUID, stop: asyncio.Event) -> bool | None:
+    """Whether the next delivery to a destination was taken; None if there is none."""
     async with db.transaction() as tx:
-        await _give_up(tx.session)
-        parcels = await _claim(tx.session)
-    await asyncio.gather(*(_send(db, settings, parcel, stop) for parcel in parcels))
-    return len(parcels)
+        parcel = await _claim(tx.session, place)
+    if parcel is None:
+        return None
+    return await _send(db, settings, parcel, stop)
 
 
-async def _claim(session: AsyncSession) -> list[Parcel]:
-    due = (delivery.status.in_(OPEN)) & (delivery.due_at <= func.clock_timestamp())
+def _due() -> ColumnElement[bool]:
+    return delivery.status.in_(OPEN) & (delivery.due_at <= func.clock_timestamp())
+
+
+async def _claim(session: AsyncSession, place: uuid.UUID) -> Parcel | None:
     first = (
         select(delivery.id)
-        .join(AlertDestination, AlertDestination.id == delivery.destination_id)
-        .where(due, AlertDestination.enabled)
-        .ext(distinct_on(delivery.destination_id))
-        .order_by(delivery.destination_id, delivery.due_at)
+        .where(delivery.destination_id == place, _due())
+        .order_by(delivery.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
     )
-    mine = select(delivery.id).where(delivery.id.in_(first), due).limit(AT_ONCE).with_for_update(skip_locked=True)
-    claimed = await session.scalars(
+    claimed = await session.scalar(
         update(delivery)
-        .where(delivery.id.in_(mine))
-        .values(attempts=delivery.attempts + 1, due_at=func.clock_timestamp() + CLAIM)
-        .returning(delivery)
+        .where(delivery.id.in_(first))
+        .values(status=DeliveryStatus.PENDING, attempts=delivery.attempts + 1, due_at=func.clock_timestamp() + CLAIM)
+        .returning(delivery.id)
     )
-    return await _parcels(session, claimed.all())
+    row = (
+        await session.execute(
+            select(delivery, OutboxEvent, AlertDestination)
+            .join(OutboxEvent, OutboxEvent.id == delivery.event_id)
+            .join(AlertDestination, AlertDestination.id == delivery.destination_id)
+            .where(delivery.id == claimed)
+        )
+    ).first()
+    return None if row is None else Parcel(*row)
 
 
-async def _parcels(session: AsyncSession, claimed: Sequence[AlertDelivery]) -> list[Parcel]:
-    rows = await session.execute(
-        select(delivery, OutboxEvent, AlertDestination)
-        .join(OutboxEvent, OutboxEvent.id == delivery.event_id)
-        .join(AlertDestination, AlertDestination.id == delivery.destination_id)
-        .where(delivery.id.in_([one.id for one in claimed]))
-    )
-    return [Parcel(*row) for row in rows.all()]
-
-
-async def _send(db: Database, settings: Settings, parcel: Parcel, stop: asyncio.Event) -> None:
+async def _send(db: Database, settings: Settings, parcel: Parcel, stop: asyncio.Event) -> bool:
     try:
         async with asyncio.timeout(DEADLINE_S) as limit, _hurried(limit, stop):
             await destinations.send(settings, parcel.destination, messages.of(parcel.event, settings.base_url))
     except Undelivered as error:
-        await _put_off(db, parcel, error)
+        refusal = error
     except TimeoutError:
-        await _put_off(db, parcel, Undelivered(f"it took longer than {DEADLINE_S:.0f} s, or opsplane was stopped"))
+        refusal = Undelivered(f"it took longer than {DEADLINE_S:.0f} s, or opsplane was stopped")
     except Exception as error:
         log.exception("alert_channel_broken", destination=parcel.destination.name)
-        await _put_off(
-            db, parcel, Undelivered(f"opsplane failed to send it ({type(error).__name__}); its log says why")
-        )
+        refusal = Undelivered(f"opsplane failed to send it ({type(error).__name__}); its log says why")
     else:
-        await _mark(db, parcel, status=DeliveryStatus.DELIVERED, delivered_at=func.clock_timestamp(), last_error=None)
-        metrics.delivered(parcel.destination.kind, (datetime.now(UTC) - parcel.event.created_at).total_seconds())
-        log.info("alert_delivered", destination=parcel.destination.name, kind=parcel.event.kind, try_=parcel.attempt)
+        await _take_down(db, parcel)
+        return True
+    await _put_off(db, parcel, refusal)
+    return False
 
 
 @asynccontextmanager
@@ -140,14 +170,37 @@ async def _hurried(limit: asyncio.Timeout, stop: asyncio.Event) -> AsyncIterator
         task.cancel()
 
 
+async def _take_down(db: Database, parcel: Parcel) -> None:
+    """Mark it delivered, if need be when the database is back: what is not marked is sent once more."""
+    now = func.clock_timestamp()
+    for again in range(MARK_TRIES):
+        try:
+            mine = await _mark(db, parcel, status=DeliveryStatus.DELIVERED, delivered_at=now, last_error=None)
+        except ServiceUnavailable:
+            await asyncio.sleep(again)
+        else:
+            break
+    else:
+        log.error("alert_delivery_not_marked", delivery=str(parcel.delivery.id))
+        return
+    if mine:
+        metrics.delivered(parcel.destination.kind, (datetime.now(UTC) - parcel.event.created_at).total_seconds())
+        log.info("alert_delivered", destination=parcel.destination.name, kind=parcel.event.kind, try_=parcel.attempt)
+
+
 async def _put_off(db: Database, parcel: Parcel, error: Undelivered) -> None:
+    """Try again later; after a day of trying it is dead, until somebody sends it again by hand."""
     wait_s = error.retry_after_s or patience_s(parcel.attempt)
-    log.warning(
-        "alert_not_delivered", destination=parcel.destination.name, reason=error.reason, again_in_s=round(wait_s)
-    )
-    metrics.failed(parcel.destination.kind)
-    due_at = func.clock_timestamp() + timedelta(seconds=wait_s)
-    await _mark(db, parcel, due_at=due_at, last_error=error.reason)
+    now = func.clock_timestamp()
+    status = case((delivery.give_up_at <= now, DeliveryStatus.DEAD), else_=DeliveryStatus.PENDING)
+    mine = await _mark(db, parcel, status=status, due_at=now + timedelta(seconds=wait_s), last_error=error.reason)
+    name, reason = parcel.destination.name, error.reason
+    if mine is DeliveryStatus.DEAD:
+        metrics.dead(parcel.destination.kind)
+        log.error("alert_given_up", delivery=str(parcel.delivery.id), destination=name, reason=reason)
+    elif mine is not None:
+        metrics.failed(parcel.destination.kind)
+        log.warning("alert_not_delivered", destination=name, reason=reason, again_in_s=round(wait_s))
 
 
 def patience_s(attempt: int) -> float:
@@ -156,25 +209,12 @@ def patience_s(attempt: int) -> float:
     return base * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing # nosec B311
 
 
-async def _mark(db: Database, parcel: Parcel, **values: object) -> None:
+async def _mark(db: Database, parcel: Parcel, **values: object) -> DeliveryStatus | None:
+    """What became of it; None if it was somebody else's meanwhile."""
     mine = (delivery.id == parcel.delivery.id) & (delivery.attempts == parcel.attempt) & delivery.status.in_(OPEN)
     async with db.transaction() as tx:
-        await tx.session.execute(update(delivery).where(mine).values(**values))
-
-
-async def _give_up(session: AsyncSession) -> None:
-    """After a day of trying, or when the destination is gone, a delivery is dead until somebody sends it again."""
-    gone = (delivery.destination_id.is_(None)) | (delivery.give_up_at <= func.clock_timestamp())
-    kind = select(AlertDestination.kind).where(AlertDestination.id == delivery.destination_id).scalar_subquery()
-    dead = await session.execute(
-        update(delivery)
-        .where(delivery.status.in_(OPEN), gone)
-        .values(status=DeliveryStatus.DEAD)
-        .returning(delivery.id, kind, delivery.destination_name, delivery.last_error)
-    )
-    for delivery_id, kind, name, error in dead.all():
-        metrics.dead(kind or "unknown")
-        log.error("alert_given_up", delivery=str(delivery_id), destination=name, last_error=error)
+        status = await tx.session.scalar(update(delivery).where(mine).values(**values).returning(delivery.status))
+    return None if status is None else DeliveryStatus(status)
 
 
 async def _wait(stop: asyncio.Event) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import Row, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.alerts import messages
-from opsplane.alerts.models import AlertDelivery, AlertRule, DeliveryStatus
+from opsplane.alerts.models import AlertDelivery, AlertDestination, AlertRule, DeliveryStatus
 from opsplane.alerts.routing import KEEP_TRYING
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
@@ -88,11 +88,15 @@ async def resend(session: AsyncSession, delivery_id: uuid.UUID, *, by: Actor, ba
     found = await session.get(delivery, delivery_id, with_for_update=True)
     if found is None:
         raise DeliveryNotFound
-    if found.status not in AGAIN or found.destination_id is None:
-        raise NotToResend("without its destination" if found.destination_id is None else found.status)
+    if found.status not in AGAIN:
+        raise NotToResend(found.status)
+    if await session.get(AlertDestination, found.destination_id) is None:
+        raise NotToResend("without its destination, which was deleted")
     now = func.clock_timestamp()
     again = update(delivery).where(delivery.id == delivery_id)
-    await session.execute(again.values(status=DeliveryStatus.PENDING, due_at=now, give_up_at=now + KEEP_TRYING))
+    await session.execute(
+        again.values(status=DeliveryStatus.PENDING, due_at=now, give_up_at=now + KEEP_TRYING, last_error=None)
+    )
     await audit.record(
         session, "platform.alerts.delivery_resent", by=by, subject_type="alert_delivery", subject_id=delivery_id,
         details={"destination": found.destination_name, "was": found.status},
@@ -101,17 +105,18 @@ async def resend(session: AsyncSession, delivery_id: uuid.UUID, *, by: Actor, ba
     return _shown(row, base_url)
 
 
-def _rows() -> Select[AlertDelivery, OutboxEvent, str]:
+def _rows() -> Select[AlertDelivery, OutboxEvent, str, uuid.UUID]:
     return (
-        select(delivery, OutboxEvent, AlertRule.name)
+        select(delivery, OutboxEvent, AlertRule.name, AlertDestination.id)
         .join(OutboxEvent, OutboxEvent.id == delivery.event_id)
         .outerjoin(AlertRule, AlertRule.id == delivery.rule_id)
+        .outerjoin(AlertDestination, AlertDestination.id == delivery.destination_id)
         .execution_options(populate_existing=True)
     )
 
 
-def _shown(row: Row[AlertDelivery, OutboxEvent, str], base_url: str) -> DeliveryOut:
-    found, event, rule = row
+def _shown(row: Row[AlertDelivery, OutboxEvent, str, uuid.UUID], base_url: str) -> DeliveryOut:
+    found, event, rule, place = row
     message = messages.of(event, base_url)
     open_ = found.status in {DeliveryStatus.PENDING, DeliveryStatus.HELD}
     return DeliveryOut(
@@ -121,7 +126,7 @@ def _shown(row: Row[AlertDelivery, OutboxEvent, str], base_url: str) -> Delivery
         severity=message.severity,
         title=message.title,
         view_url=message.link,
-        destination_id=found.destination_id,
+        destination_id=place,
         destination=found.destination_name,
         rule=rule,
         status=DeliveryStatus(found.status),
@@ -130,5 +135,5 @@ def _shown(row: Row[AlertDelivery, OutboxEvent, str], base_url: str) -> Delivery
         due_at=found.due_at if open_ else None,
         delivered_at=found.delivered_at,
         created_at=found.created_at,
-        can_resend=found.status in AGAIN and found.destination_id is not None,
+        can_resend=found.status in AGAIN and place is not None,
     )

@@ -7,6 +7,7 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import any_, func, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import keys
@@ -20,9 +21,10 @@ from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.db import new_id
-from opsplane.errors import NotFound
+from opsplane.errors import InvalidInput, NotFound
 
 MOST = 100
+DELETED = "The destination was deleted."
 
 
 class DestinationNotFound(NotFound):
@@ -39,13 +41,13 @@ async def every(session: AsyncSession) -> list[AlertDestination]:
     return list(await session.scalars(select(AlertDestination).order_by(AlertDestination.name)))
 
 
-async def find(session: AsyncSession, destination_id: uuid.UUID) -> AlertDestination:
+async def find(session: AsyncSession, destination_id: uuid.UUID, *, for_change: bool = False) -> AlertDestination:
     """One destination.
 
     Raises:
         DestinationNotFound: 404.
     """
-    found = await session.get(AlertDestination, destination_id)
+    found = await session.get(AlertDestination, destination_id, with_for_update=for_change)
     if found is None:
         raise DestinationNotFound
     return found
@@ -91,7 +93,7 @@ async def change(
         NameTaken: 409.
         InvalidInput: the settings do not allow to reach the target (422).
     """
-    found = await find(session, destination_id)
+    found = await find(session, destination_id, for_change=True)
     if target is not None:
         target.opened(settings)
     given = {"name": name, "enabled": enabled, **(_columns(settings, target) if target else {})}
@@ -102,7 +104,10 @@ async def change(
         raise NameTaken(name)
     for column, value in values.items():
         setattr(found, column, value)
-    await session.flush()
+    try:
+        await session.flush()
+    except IntegrityError:  # somebody else has just taken the name
+        raise NameTaken(found.name) from None
     await _record(session, "changed", found, by=by)
     return found
 
@@ -113,16 +118,16 @@ async def remove(session: AsyncSession, destination_id: uuid.UUID, *, by: Actor)
     Raises:
         DestinationNotFound: 404.
     """
-    found = await find(session, destination_id)
+    found = await find(session, destination_id, for_change=True)
     await session.execute(
         update(AlertDelivery)
         .where(AlertDelivery.destination_id == found.id, AlertDelivery.status.in_(OPEN))
-        .values(status=DeliveryStatus.DEAD, last_error="The destination was deleted.")
+        .values(status=DeliveryStatus.DEAD, last_error=DELETED)
     )
     # No destinations mean all of them: a rule that named this one alone must not begin to tell everybody.
     named = any_(AlertRule.destination_ids) == found.id
     left = func.array_remove(AlertRule.destination_ids, found.id)
-    alone = func.cardinality(AlertRule.destination_ids) == 1
+    alone = func.cardinality(left) == 0
     await session.execute(update(AlertRule).where(named, alone).values(enabled=False))
     await session.execute(update(AlertRule).where(named, ~alone).values(destination_ids=left))
     await session.delete(found)
@@ -142,7 +147,11 @@ async def send(settings: Settings, destination: AlertDestination, message: Messa
         raise Undelivered(
             "its address cannot be decrypted since OPSPLANE_SECRET_KEY was changed; enter it again"
         ) from None
-    await targets.send(targets.parse(document), settings, message)
+    try:
+        target = targets.parse(document)
+    except InvalidInput as refusal:  # of a release that is stricter than the one that kept it
+        raise Undelivered(refusal.message) from None
+    await targets.send(target, settings, message)
 
 
 async def record_test(session: AsyncSession, destination: AlertDestination, *, by: Actor) -> None:

@@ -1,19 +1,23 @@
 """Whether what is sent to a destination arrives."""
 
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.alerts.models import OPEN, AlertDelivery, AlertDestination, DeliveryStatus
+from opsplane.db import first_id_at
+
+LOOK_BACK = timedelta(days=7)
 
 delivery = AlertDelivery
 
 
 class Health(BaseModel):
-    """How a destination has fared; `failing` counts deliveries that were tried in vain and are tried again."""
+    """How a destination has fared this week: how many are tried again, and were given up since one arrived."""
 
     last_delivered_at: datetime | None = None
     failing: int = 0
@@ -22,17 +26,27 @@ class Health(BaseModel):
 
 
 async def of_all(session: AsyncSession) -> dict[uuid.UUID, Health]:
-    """The health of every destination to which anything was sent."""
+    """The health of every destination to which anything was sent of late."""
+    delivered = delivery.status == DeliveryStatus.DELIVERED
+    last = (
+        select(delivery.destination_id, func.max(delivery.created_at).label("at"))
+        .where(delivered, delivery.id >= first_id_at(datetime.now(UTC) - LOOK_BACK))
+        .group_by(delivery.destination_id)
+        .subquery()
+    )
+    since_last = last.c.at.is_(None) | (delivery.created_at > last.c.at)
     failing = delivery.status.in_(OPEN) & delivery.last_error.is_not(None)
     rows = await session.execute(
         select(
             AlertDestination.id,
             func.max(delivery.delivered_at),
             func.count().filter(failing),
-            func.count().filter(delivery.status == DeliveryStatus.DEAD),
-            func.max(delivery.last_error).filter(failing),
+            func.count().filter((delivery.status == DeliveryStatus.DEAD) & since_last),
+            func.array_agg(aggregate_order_by(delivery.last_error, delivery.id.desc())).filter(failing)[1],
         )
         .join(AlertDestination, AlertDestination.id == delivery.destination_id)
+        .outerjoin(last, last.c.destination_id == delivery.destination_id)
+        .where(delivery.id >= first_id_at(datetime.now(UTC) - LOOK_BACK))
         .group_by(AlertDestination.id)
     )
     return {

@@ -19,7 +19,6 @@ def matches(rule: AlertRule, event: OutboxEvent) -> bool:
 
 
 def cooldown_key(event: OutboxEvent) -> str:
-    """What a cooldown counts as the same again: the same kind of news of the same runbook over the same scope."""
-    payload = event.payload
-    about = (event.kind, payload.get("type"), payload.get("scope_kind"), payload.get("tenant"))
-    return " ".join(str(part) for part in about if part is not None)
+    """What a cooldown counts as the same again: news as bad, of the same runbook and scope, person or trouble."""
+    about = (event.payload.get(name) for name in ("type", "scope_kind", "tenant", "who", "trouble"))
+    return " ".join(str(part) for part in (event.kind, event.severity, *about) if part is not None)

@@ -15,6 +15,11 @@ delivery_seconds = Histogram(
 )
 
 
+for _channel in ("teams", "email", "webhook", "service"):
+    for _result in ("delivered", "failed", "dead"):
+        attempts.labels(_channel, _result)  # zeros, or the first event would hide from `increase()`
+
+
 def delivered(kind: str, seconds: float) -> None:
     """Count a delivery by a channel of this kind, so long after its event."""
     attempts.labels(kind, "delivered").inc()

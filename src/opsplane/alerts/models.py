@@ -67,15 +67,18 @@ class AlertDelivery(Base):
     __table_args__ = (
         CheckConstraint(f"status IN {tuple(str(status) for status in DeliveryStatus)}", name="status"),
         UniqueConstraint("event_id", "destination_id"),
-        Index("ix_alert_deliveries_due", "due_at", postgresql_where="status IN ('pending', 'held')"),
-        Index("ix_alert_deliveries_rule_id_cooldown_key", "rule_id", "cooldown_key", "created_at"),
+        Index("ix_alert_deliveries_due", "destination_id", "due_at", postgresql_where="status IN ('pending', 'held')"),
+        Index("ix_alert_deliveries_cooldown_key_created_at", "cooldown_key", "created_at"),
+        Index("ix_alert_deliveries_status_id", "status", "id"),
+        Index("ix_alert_deliveries_destination_id_id", "destination_id", "id"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     event_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("outbox.id", ondelete="CASCADE"))
-    destination_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("alert_destinations.id", ondelete="SET NULL"))
-    destination_name: Mapped[str]  # which stays when the destination is deleted
-    rule_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("alert_rules.id", ondelete="SET NULL"))
+    # No foreign keys: deleting a destination or a rule must not rewrite what was sent in three months.
+    destination_id: Mapped[uuid.UUID]
+    destination_name: Mapped[str]
+    rule_id: Mapped[uuid.UUID]
     cooldown_key: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=DeliveryStatus.PENDING)
     attempts: Mapped[int] = mapped_column(server_default="0")

@@ -12,6 +12,8 @@ from opsplane.auth.models import PlatformUser
 from opsplane.db import new_id
 from opsplane.outbox import Kind, Severity
 
+MANY = 100
+
 
 async def notify(
     session: AsyncSession,
@@ -41,16 +43,14 @@ async def newest(
 
 
 async def unread(session: AsyncSession, user_id: uuid.UUID) -> int:
-    """How much of it they have not read."""
-    mine = select(func.count()).where(Notification.user_id == user_id, Notification.read_at.is_(None))
-    return await session.scalar(mine) or 0
+    """How much of it they have not read; a hundred stands for more."""
+    mine = select(literal(1)).where(Notification.user_id == user_id, Notification.read_at.is_(None))
+    return await session.scalar(select(func.count()).select_from(mine.limit(MANY).subquery())) or 0
 
 
-async def mark_read(session: AsyncSession, user_id: uuid.UUID, notification_id: uuid.UUID | None = None) -> int:
-    """Mark one of the user's notifications as read, or all; how many of theirs there were."""
-    mine = update(Notification).where(Notification.user_id == user_id)
-    if notification_id is not None:
-        mine = mine.where(Notification.id == notification_id)
+async def mark_read(session: AsyncSession, user_id: uuid.UUID, notification_id: uuid.UUID | None = None) -> bool:
+    """Mark one of the user's notifications as read, or all that are not; False if they have no such one."""
+    which = Notification.read_at.is_(None) if notification_id is None else Notification.id == notification_id
     read_at = func.coalesce(Notification.read_at, func.clock_timestamp())
-    marked = await session.scalars(mine.values(read_at=read_at).returning(Notification.id))
-    return len(marked.all())
+    mine = update(Notification).where(Notification.user_id == user_id, which).values(read_at=read_at)
+    return bool((await session.execute(mine.returning(literal(1)))).first())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 
 MINUTE = timedelta(minutes=1)
-DAY_AND_MORE = 26 * 60  # minutes: a day in which the clock goes back has 25 hours, and zones have changed by more
+THREE_DAYS = 3 * 24 * 60  # minutes: the one loud hour of a day may be the one that the clock skips
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class QuietHours:
         if not self.contain(moment):
             return moment
         whole = moment.replace(second=0, microsecond=0)
-        return next(at for n in range(1, DAY_AND_MORE) if not self.contain(at := whole + n * MINUTE))
+        return next(at for n in range(1, THREE_DAYS) if not self.contain(at := whole + n * MINUTE))
 
 
 def parse(start: str, until: str, zone: str) -> QuietHours:

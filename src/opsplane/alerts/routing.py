@@ -1,10 +1,11 @@
 """Routing: every event becomes deliveries, one to each destination that a rule names for it."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,14 +15,17 @@ from opsplane.alerts.models import AlertDelivery, AlertDestination, AlertRule, D
 from opsplane.db import new_id
 from opsplane.outbox import OutboxEvent
 
+log = structlog.get_logger()
+
 BATCH = 100
 KEEP_TRYING = timedelta(days=1)
 LOUDEST_FIRST = (DeliveryStatus.PENDING, DeliveryStatus.HELD, DeliveryStatus.SUPPRESSED)
+UNHEARD = (DeliveryStatus.SUPPRESSED, DeliveryStatus.DEAD)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule makes of an event: send it now, hold it until `due_at`, or leave it out."""
+    """What a rule makes of an event for a destination: send it, hold it until `due_at`, or leave it out."""
 
     rule: AlertRule
     status: DeliveryStatus
@@ -47,7 +51,7 @@ async def route(session: AsyncSession) -> int:
         now = await session.scalar(select(func.clock_timestamp()))
         assert now is not None
         for event in events:
-            await _route(session, event, rules, places, now)
+            await _route(session, event, [rule for rule in rules if matching.matches(rule, event)], places, now)
     return len(events)
 
 
@@ -58,18 +62,55 @@ async def _route(
     places: Sequence[AlertDestination],
     now: datetime,
 ) -> None:
-    verdicts = [await _judge(session, rule, event, now) for rule in rules if matching.matches(rule, event)]
-    rows = [_delivery(event, place, verdict) for place, verdict in _loudest(verdicts, places)]
+    heard = await _last_heard(session, event, rules, now)
+    rows = [_delivery(event, place, verdict) for place, verdict in _verdicts(rules, places, heard, now)]
     if rows:
         await session.execute(insert(AlertDelivery).values(rows).on_conflict_do_nothing())
+    elif rules:
+        log.warning("alert_for_nobody", kind=event.kind, event_id=str(event.id))
     event.routed_at = now
     await session.flush()
 
 
-async def _judge(session: AsyncSession, rule: AlertRule, event: OutboxEvent, now: datetime) -> Verdict:
-    if rule.cooldown_s and await _sent_since(
-        session, rule.id, matching.cooldown_key(event), now - timedelta(seconds=rule.cooldown_s)
-    ):
+async def _last_heard(
+    session: AsyncSession, event: OutboxEvent, rules: Sequence[AlertRule], now: datetime
+) -> dict[uuid.UUID, datetime]:
+    """When each destination was last sent the same news, as far back as any cooldown reaches."""
+    longest = max((rule.cooldown_s for rule in rules), default=0)
+    if not longest:
+        return {}
+    delivery = AlertDelivery
+    rows = await session.execute(
+        select(delivery.destination_id, func.max(delivery.created_at))
+        .where(
+            delivery.cooldown_key == matching.cooldown_key(event),
+            delivery.created_at > now - timedelta(seconds=longest),
+            delivery.status.not_in(UNHEARD),
+        )
+        .group_by(delivery.destination_id)
+    )
+    return {row[0]: row[1] for row in rows.all()}
+
+
+def _verdicts(
+    rules: Sequence[AlertRule],
+    places: Sequence[AlertDestination],
+    heard: Mapping[uuid.UUID, datetime],
+    now: datetime,
+) -> Iterator[tuple[AlertDestination, Verdict]]:
+    """For each destination the verdict that tells it most, and soonest: two rules never send twice."""
+    for place in places:
+        wanted = [
+            _judge(rule, heard.get(place.id), now)
+            for rule in rules
+            if not rule.destination_ids or place.id in rule.destination_ids
+        ]
+        if wanted:
+            yield place, min(wanted, key=lambda one: (LOUDEST_FIRST.index(one.status), one.due_at))
+
+
+def _judge(rule: AlertRule, heard_at: datetime | None, now: datetime) -> Verdict:
+    if heard_at is not None and heard_at > now - timedelta(seconds=rule.cooldown_s):
         return Verdict(rule, DeliveryStatus.SUPPRESSED, now)
     loud_at = _loud_at(rule, now)
     return Verdict(rule, DeliveryStatus.HELD if loud_at > now else DeliveryStatus.PENDING, loud_at)
@@ -78,27 +119,11 @@ async def _judge(session: AsyncSession, rule: AlertRule, event: OutboxEvent, now
 def _loud_at(rule: AlertRule, now: datetime) -> datetime:
     if rule.quiet_from is None or rule.quiet_until is None or rule.quiet_zone is None:
         return now
-    return quiet_hours.parse(rule.quiet_from, rule.quiet_until, rule.quiet_zone).over_at(now)
-
-
-async def _sent_since(session: AsyncSession, rule_id: uuid.UUID, key: str, since: datetime) -> bool:
-    sent = select(AlertDelivery.id).where(
-        AlertDelivery.rule_id == rule_id,
-        AlertDelivery.cooldown_key == key,
-        AlertDelivery.created_at > since,
-        AlertDelivery.status != DeliveryStatus.SUPPRESSED,
-    )
-    return bool(await session.scalar(select(sent.exists())))
-
-
-def _loudest(
-    verdicts: Sequence[Verdict], places: Sequence[AlertDestination]
-) -> Iterator[tuple[AlertDestination, Verdict]]:
-    """For each destination the verdict that tells it most, and soonest: two rules never send twice."""
-    for place in places:
-        wanted = [one for one in verdicts if not one.rule.destination_ids or place.id in one.rule.destination_ids]
-        if wanted:
-            yield place, min(wanted, key=lambda one: (LOUDEST_FIRST.index(one.status), one.due_at))
+    try:
+        return quiet_hours.parse(rule.quiet_from, rule.quiet_until, rule.quiet_zone).over_at(now)
+    except ValueError:  # of a zone that this host does not know: better too early than never
+        log.exception("quiet_hours_unreadable", rule=rule.name)
+        return now
 
 
 def _delivery(event: OutboxEvent, place: AlertDestination, verdict: Verdict) -> dict[str, object]:

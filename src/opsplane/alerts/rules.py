@@ -4,9 +4,10 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.alerts import quiet_hours
@@ -71,7 +72,11 @@ class RuleSpec(BaseModel):
         None
     )
     tenants: Annotated[list[Key], Field(max_length=100, description="Runs over one of these external ids alone.")] = []
-    destination_ids: Annotated[list[uuid.UUID], Field(max_length=100, description="Empty: every destination.")] = []
+    destination_ids: Annotated[
+        list[uuid.UUID],
+        Field(max_length=100, description="Empty: every destination."),
+        AfterValidator(lambda ids: list(dict.fromkeys(ids))),
+    ] = []
     cooldown_s: Annotated[
         int,
         Field(
@@ -120,7 +125,7 @@ async def find(session: AsyncSession, rule_id: uuid.UUID) -> AlertRule:
     Raises:
         RuleNotFound: 404.
     """
-    found = await session.get(AlertRule, rule_id)
+    found = await session.get(AlertRule, rule_id, with_for_update=True)
     if found is None:
         raise RuleNotFound
     return found
@@ -166,7 +171,10 @@ async def change(session: AsyncSession, rule_id: uuid.UUID, given: dict[str, Any
         raise NameTaken(spec.name)
     for column, value in _columns(spec).items():
         setattr(found, column, value)
-    await session.flush()
+    try:
+        await session.flush()
+    except IntegrityError:  # somebody else has just taken the name
+        raise NameTaken(spec.name) from None
     await _record(session, "changed", found, by=by)
     return shown(found)
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.config import Settings
-from opsplane.db import Database, first_line, is_unreachable, sqlstate
+from opsplane.db import TRANSIENT, Database, first_line, is_unreachable, sqlstate
 from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks import registry
@@ -30,7 +30,6 @@ SLICE_S = 60
 SUSPECT_S = 0.5  # a suspect that waited for its turn with a lease would be blamed for the next death
 MAX_PASSES = 3
 # Serialization failure, deadlock, lock not available, statement or idle-in-transaction timeout; disk or memory full.
-TRANSIENT = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "53100", "53200"})
 
 
 class Drained(StrEnum):

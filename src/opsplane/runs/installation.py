@@ -170,11 +170,9 @@ def _processes() -> Select[*tuple[Any, ...]]:
 
 
 def _deliveries() -> Select[*tuple[Any, ...]]:
-    return (
-        select(delivery.status, func.count(), _age_s(func.min(delivery.due_at)))
-        .where(delivery.status.in_([_constant(status) for status in OPEN]))
-        .group_by(delivery.status)
-    )
+    waiting = delivery.status.in_([_constant(status) for status in OPEN])
+    some = select(delivery.status, delivery.due_at).where(waiting).order_by(delivery.id).limit(MOST).subquery()
+    return select(some.c.status, func.count(), _age_s(func.min(some.c.due_at))).group_by(some.c.status)
 
 
 def _count(table: type[Base], condition: ColumnElement[bool]) -> ScalarSelect[Any]:

@@ -38,6 +38,11 @@ swept = Gauge(
 )  # fmt: skip
 
 
+alerts_not_written = Counter(
+    "opsplane_alerts_not_written_total", "Alerts and notifications of runs that the database refused for good."
+)
+
+
 def begin() -> None:
     """Show zeros for what has not happened yet: a series that begins with its first event hides it from `rate()`."""
     for runbook in registry.every():

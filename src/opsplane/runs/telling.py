@@ -1,5 +1,7 @@
 """Who must hear of a run: the alerts, and in the app the operator who started it."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -9,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import outbox
 from opsplane.alerts import notifications
-from opsplane.db import is_unreachable
+from opsplane.db import TRANSIENT, is_unreachable, sqlstate
 from opsplane.outbox import Kind, Severity
 from opsplane.runbooks import registry
+from opsplane.runs import metrics
 from opsplane.runs.models import OperationRun
 from opsplane.runs.states import Outcome
 from opsplane.tenants.models import Tenant
@@ -40,16 +43,24 @@ async def stalled(session: AsyncSession, run: OperationRun) -> None:
 async def _tell(
     session: AsyncSession, run: OperationRun, kind: Kind, severity: Severity, *, to_initiator: bool
 ) -> None:
-    """A run never fails because nobody could be told of it; the log says so then."""
+    payload = await _payload(session, run)
+    async with _or_go_on(session, run, kind):
+        await outbox.emit(session, kind, run.id, severity, payload)
+    if to_initiator and run.initiator_id is not None:
+        async with _or_go_on(session, run, kind):
+            await notifications.notify(session, run.initiator_id, run.id, kind, severity, payload)
+
+
+@asynccontextmanager
+async def _or_go_on(session: AsyncSession, run: OperationRun, kind: Kind) -> AsyncIterator[None]:
+    """A run never fails because nobody could be told of it; what may pass is tried again with the run's end."""
     try:
         async with session.begin_nested():
-            payload = await _payload(session, run)
-            await outbox.emit(session, kind, run.id, severity, payload)
-            if to_initiator and run.initiator_id is not None:
-                await notifications.notify(session, run.initiator_id, run.id, kind, severity, payload)
+            yield
     except DBAPIError as error:
-        if is_unreachable(error):
+        if is_unreachable(error) or sqlstate(error) in TRANSIENT:
             raise
+        metrics.alerts_not_written.inc()
         log.exception("alert_not_written", run_id=str(run.id), kind=kind)
 
 

@@ -5,10 +5,12 @@ import re
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from opsplane.config import Settings
 Address = IPv4Address | IPv6Address
 CONNECT_S = 5.0  # from the name's look-up to the connection
 TRIED = 4  # addresses of one name
+LOOK_UPS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="name-look-up")
 URL_LENGTH = 2000
 MOST_PATIENCE_S = 3600.0
 NAT64 = IPv6Network("64:ff9b::/96")
@@ -173,7 +176,9 @@ class _Allowed(httpcore.AsyncNetworkBackend):
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            # Not the loop's own threads: passwords are checked there, and a name server may be slow.
+            look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().run_in_executor(LOOK_UPS, look_up)
         except (OSError, UnicodeError):
             raise Undelivered(f"The name server knows no {host}") from None
         addresses = dict.fromkeys(ip_address(entry[4][0]) for entry in found)

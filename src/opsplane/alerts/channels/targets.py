@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from opsplane.alerts.channels import network, service, webhook
 from opsplane.alerts.channels.base import Channel, Undelivered
@@ -99,6 +108,13 @@ class WebhookTarget(_Target):
             description="The key of the signatures, `whsec_…`; without one, a new one is made.",
         )
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret_is_none_given(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("secret"):
+            return {name: value for name, value in given.items() if name != "secret"}
+        return given
 
     @property
     def masked(self) -> str:
