@@ -182,6 +182,7 @@ def smtp(
 
         run(serve())
         yield server
+        time.sleep(0.1)  # a connection that was accepted just now is made by then, and can be ended
         for connection in connections:  # which a client may have left open
             if isinstance(connection.transport, asyncio.WriteTransport):
                 connection.loop.call_soon_threadsafe(connection.transport.abort)

@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_data_is_never_markup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenant named like a closing tag once ended `tenants list` for everybody."""
-    monkeypatch.setattr(output.out, "file", sys.stdout)
+    monkeypatch.setattr(output.out, "_file", sys.stdout)  # `file` would be put back as the standard output of now
     output.rows(["NAME"], [("Acme [/x] [red]GmbH",)], empty="")
     output.facts({"name": "Acme [/x] [red]GmbH"})
     assert capsys.readouterr().out.count("Acme [/x] [red]GmbH") == 2

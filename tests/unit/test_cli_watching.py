@@ -96,7 +96,7 @@ def drawn(shown: RunOut, width: int, figures: FiguresOut = FIGURES) -> list[str]
 def answers(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What goes to stdout."""
     file = io.StringIO()
-    monkeypatch.setattr(output.out, "file", file)
+    monkeypatch.setattr(output.out, "_file", file)  # `file` would be put back as the standard output of now
     return file
 
 

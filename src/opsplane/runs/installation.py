@@ -171,7 +171,7 @@ def _processes() -> Select[*tuple[Any, ...]]:
 
 def _deliveries() -> Select[*tuple[Any, ...]]:
     waiting = delivery.status.in_([_constant(status) for status in OPEN])
-    some = select(delivery.status, delivery.due_at).where(waiting).order_by(delivery.id).limit(MOST).subquery()
+    some = select(delivery.status, delivery.due_at).where(waiting).limit(MOST).subquery()
     return select(some.c.status, func.count(), _age_s(func.min(some.c.due_at))).group_by(some.c.status)
 
 
