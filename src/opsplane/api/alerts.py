@@ -1,6 +1,5 @@
 """Destinations, rules and deliveries of alerts over JSON."""
 
-import time
 import uuid
 from datetime import datetime
 from typing import Annotated, Self
@@ -8,8 +7,7 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from opsplane.alerts import deliveries, destinations, health, messages, rules
-from opsplane.alerts.channels.base import Undelivered
+from opsplane.alerts import deliveries, destinations, health, rules, trying
 from opsplane.alerts.channels.targets import Target, made_secret
 from opsplane.alerts.deliveries import DeliveryNotFound, DeliveryOut, NotToResend
 from opsplane.alerts.destinations import DestinationNotFound
@@ -17,6 +15,7 @@ from opsplane.alerts.health import Health
 from opsplane.alerts.models import AlertDestination
 from opsplane.alerts.refusals import NameTaken, TooMany
 from opsplane.alerts.rules import Name, RuleChange, RuleNotFound, RuleOut, RuleSpec
+from opsplane.alerts.trying import Tried
 from opsplane.api import problems
 from opsplane.api.deps import ThePlane, encode_cursor, id_before
 from opsplane.api.queries import DeliveryQuery
@@ -99,14 +98,6 @@ class AlertsOut(BaseModel):
     deliveries: DeliveryPage
 
 
-class TestOut(BaseModel):
-    """What became of a test message."""
-
-    delivered: bool
-    error: str | None
-    took_ms: int
-
-
 @alerts.get("", responses=problems.responses(*ALWAYS, InvalidInput))
 async def show_alerts(who: CanManageAlerts, plane: ThePlane, query: Annotated[DeliveryQuery, Query()]) -> AlertsOut:
     """Destinations, rules, and a page of deliveries."""
@@ -163,18 +154,9 @@ async def delete_destination(destination_id: uuid.UUID, who: CanManageAlerts, pl
 
 
 @alerts.post("/destinations/{destination_id}/test", responses=problems.responses(*ALWAYS, DestinationNotFound))
-async def test_destination(destination_id: uuid.UUID, who: CanManageAlerts, plane: ThePlane) -> TestOut:
+async def test_destination(destination_id: uuid.UUID, who: CanManageAlerts, plane: ThePlane) -> Tried:
     """Send a test message now, and say what became of it; that it fails is an answer, not an error."""
-    async with plane.db.transaction() as tx:
-        destination = await destinations.find(tx.session, destination_id)
-        await destinations.record_test(tx.session, destination, by=who)
-    began, error = time.monotonic(), None
-    try:
-        message = messages.test(by=who.display, base_url=plane.settings.base_url)
-        await destinations.send(plane.settings, destination, message)
-    except Undelivered as refusal:
-        error = refusal.reason
-    return TestOut(delivered=error is None, error=error, took_ms=round((time.monotonic() - began) * 1000))
+    return await trying.attempt(plane.db, plane.settings, destination_id, by=who)
 
 
 @alerts.get("/rules", responses=problems.responses(*ALWAYS))

@@ -6,12 +6,12 @@ import typer
 from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.alerts import destinations, health, rules
+from opsplane.alerts import destinations, health, rules, trying
 from opsplane.alerts.channels.targets import Target, made_secret
 from opsplane.alerts.health import Health
 from opsplane.alerts.models import AlertDestination
-from opsplane.api import alerts as api
-from opsplane.api.alerts import DestinationAdded, DestinationOut, TestOut
+from opsplane.alerts.trying import Tried
+from opsplane.api.alerts import DestinationAdded, DestinationOut
 from opsplane.auth.actors import Actor
 from opsplane.cli import alert_addresses, alerting, context, looks, output
 from opsplane.cli.alert_addresses import SPILLING, UrlStdin
@@ -105,11 +105,11 @@ def change(
 def send_test(name: Which, as_: context.AsUser = None, json_: output.AsJson = False) -> None:
     """Send a test message now; leaves with 1 if it does not arrive."""
 
-    async def act(plane: Plane, by: Actor) -> tuple[AlertDestination, TestOut]:
+    async def act(plane: Plane, by: Actor) -> tuple[AlertDestination, Tried]:
         async with plane.db.reading() as session:
             found = await _find(session, name)
         with output.err.status(f"Sending to {found.kind}"):
-            return found, await api.test_destination(found.id, by, plane)
+            return found, await trying.attempt(plane.db, plane.settings, found.id, by=by)
 
     found, tested = alerting.run(as_, act)
     if json_:
