@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     def _private_hosts(cls, hosts: str | None) -> str | None:
         for host in _listed(hosts):
             if _HOST_NAME.fullmatch(host) is None:
-                ip_network(host)
+                _network(host)
         return hosts
 
     @field_validator("smtp_url")
@@ -256,6 +256,13 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError(_first_line(error)) from None
+
+
+def _network(written: str) -> None:
+    try:
+        ip_network(written)
+    except ValueError:
+        raise ValueError(f"{written!r} is no host name, address or network") from None
 
 
 def _listed(commas: str | None) -> list[str]:

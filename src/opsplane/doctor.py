@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, text
 
 from opsplane import mailing, migrate, runtime
-from opsplane.alerts import destinations, health
+from opsplane.alerts import destinations, health, rules
 from opsplane.alerts.health import Health
 from opsplane.alerts.models import AlertDestination
+from opsplane.alerts.rules import RuleOut
 from opsplane.audit import signing, spool
 from opsplane.audit.models import AuditHead, AuditPending
 from opsplane.config import Environment, Settings
 from opsplane.errors import OpsplaneError
+from opsplane.outbox import Kind
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes
@@ -109,13 +111,21 @@ async def _alerts(plane: Plane) -> tuple[bool, str]:
         return False, UNMIGRATED
     async with plane.db.reading() as session:
         found, healths = await destinations.every(session), await health.of_all(session)
+        ruled = [rule for rule in await rules.every(session) if rule.enabled and Kind.RUN_FAILED in rule.events]
     if not any(one.enabled for one in found):
         hint = "opsplane alerts destinations add teams NAME" if not found else "every destination is switched off"
         return True, f"nobody is told when a run fails; {hint}"
     trouble = [said for one in found if (said := _trouble(one, healths.get(one.id, Health())))]
     if trouble:
         return False, f"{'; '.join(trouble)}. See `opsplane alerts deliveries list`"
-    return True, f"go to {', '.join(one.name for one in found if one.enabled)}"
+    told = [one.name for one in found if one.enabled and any(_names(rule, one) for rule in ruled)]
+    if not told:
+        return True, "no rule sends failed runs anywhere; `opsplane alerts rules list` says what they do"
+    return True, f"failed runs go to {', '.join(told)}"
+
+
+def _names(rule: RuleOut, destination: AlertDestination) -> bool:
+    return not rule.destination_ids or destination.id in rule.destination_ids
 
 
 def _trouble(destination: AlertDestination, how: Health) -> str:

@@ -442,12 +442,21 @@ async def test_the_doctor_says_who_is_told_and_where_alerts_do_not_arrive(plane:
     assert ok
     assert "nobody is told when a run fails; opsplane alerts destinations add teams NAME" in detail
     await shell.done("destinations add teams ops --url-stdin", TEAMS)
-    assert await looked_at(plane, "alerts") == (True, "go to ops")
+    assert await looked_at(plane, "alerts") == (True, "failed runs go to ops")
     await delivery(plane, "ops", "dead")
     await delivery(plane, "ops", "pending", last_error="500")
     ok, detail = await looked_at(plane, "alerts")
     assert not ok
     assert "ops: 1 given up, 1 tried in vain, and tried again (500). See `opsplane alerts deliveries list`" in detail
+
+
+async def test_the_doctor_names_no_destination_that_no_rule_sends_failed_runs_to(plane: Plane, shell: Shell) -> None:
+    await shell.done("destinations add teams ops --url-stdin", TEAMS)
+    await shell.done("destinations add teams other --url-stdin", TEAMS)
+    await shell.done(f"rules change '{FIRST_RULE}' --to ops")
+    assert await looked_at(plane, "alerts") == (True, "failed runs go to ops")
+    await shell.done(f"rules change '{FIRST_RULE}' --disable")
+    assert "no rule sends failed runs anywhere" in (await looked_at(plane, "alerts"))[1]
 
 
 async def test_the_doctor_forgets_what_was_given_up_before_a_destination_worked_again(
@@ -456,7 +465,7 @@ async def test_the_doctor_forgets_what_was_given_up_before_a_destination_worked_
     await shell.done("destinations add teams ops --url-stdin", TEAMS)
     await delivery(plane, "ops", "dead")
     await delivery(plane, "ops", "delivered", delivered_at=func.clock_timestamp())
-    assert await looked_at(plane, "alerts") == (True, "go to ops")
+    assert await looked_at(plane, "alerts") == (True, "failed runs go to ops")
 
 
 async def test_the_doctor_says_whether_the_mail_server_can_be_reached(plane: Plane, mail: MailServer) -> None:

@@ -28,7 +28,7 @@ NONE_YET = "there is none yet; add one: opsplane alerts destinations add teams N
 CHECK = {
     "teams": "Is the Workflow still there and switched on? For its new URL: {change} --new-url",
     "email": "Check OPSPLANE_SMTP_URL, and the recipients: {change} --to ADDRESS",
-    "webhook": "Check the receiver and its certificate. For another URL: {change} --new-url",
+    "webhook": "Check the receiver, OPSPLANE_ALERT_PRIVATE_HOSTS, SSL_CERT_FILE. For another URL: {change} --new-url",
     "service": "Check the account there. For a new URL: {change} --new-url",
 }
 
