@@ -261,8 +261,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 def _network(written: str) -> None:
     try:
         ip_network(written)
-    except ValueError:
-        raise ValueError(f"{written!r} is no host name, address or network") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; write a host name, an address or a network") from None
 
 
 def _listed(commas: str | None) -> list[str]:
