@@ -194,12 +194,12 @@ async def test_a_tenant_that_changes_hands_is_counted_by_why(
     lost = counted("opsplane_leases_lost_total")
     held, late, left = await claimed(), await claimed(), await claimed()
     async with plane.db.transaction() as tx:
-        await leases.release(tx.session, held)
-        await leases.release(tx.session, held)  # nobody's by now: nothing is given back
+        await leases.release(tx.session, [held])
+        await leases.release(tx.session, [held])  # nobody's by now: nothing is given back
         await leases.retry_later(tx.session, late, "x", "x")
         await leases.release_others(tx.session, worker, [])
     drainer = support.drainer(plane)
-    await drainer._repair(registry.find("test.effects.plain"), left, drainer._chunk_size(), ends=time.monotonic() + 9)
+    await drainer.carrier(registry.find("test.effects.plain")).carry([left])
     again = await claimed()
     async with plane.db.transaction() as tx:
         await tx.session.execute(
