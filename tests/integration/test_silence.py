@@ -14,9 +14,9 @@ from opsplane.config import Settings
 from opsplane.db import Database, sqlstate
 from opsplane.errors import ServiceUnavailable
 
-MARGIN_S, PING_S, CLOSE_S, CONNECT_S = 0.5, 0.5, 0.2, 1.0
+MARGIN_S, PING_S, CLOSE_S, CONNECT_S = 1.0, 1.0, 0.2, 4.0  # a busy machine makes four connections in more than a second
 LONGEST_S = 20
-SLACK_S = 1.0  # a busy machine
+SLACK_S = 3.0  # a busy machine; who waits for silence itself waits for ever
 
 
 class Wire:
