@@ -10,10 +10,11 @@ from sqlalchemy import select, text
 from opsplane.auth.actors import Actor
 from opsplane.db import Database
 from opsplane.findings.models import Finding
+from opsplane.queue import QUEUE
 from opsplane.runbooks import registry
 from opsplane.runbooks.base import LOOK, RepairRunbook
 from opsplane.runbooks.service import Plane
-from opsplane.runs import items, leases
+from opsplane.runs import items, leases, processes, sweeper
 from opsplane.runs.leases import Lease
 from opsplane.runs.models import OperationRunItem
 from opsplane.tenants.models import Tenant
@@ -127,6 +128,18 @@ async def test_a_tenant_that_may_have_killed_its_worker_is_never_bundled(
         await items.free_expired(tx.session)
     assert suspect.item_key not in {lease.item_key for lease in await claim_all(plane, run_id)}
     assert [lease.item_key for lease in await claim_all(plane, run_id)] == [suspect.item_key]
+
+
+async def test_a_worker_that_holds_many_small_tenants_is_busy_once(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await support.begun(plane, operator, SMALL)
+    async with plane.db.transaction() as tx:
+        await leases.claim_some(tx.session, run_id, uuid.uuid4(), 2, lease_s=20)
+        await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=2)
+    await plane.queue.redis.flushdb()
+    await sweeper.sweep(plane.db, plane.queue, plane.settings)
+    assert await plane.queue.redis.zcard(QUEUE) == 1
 
 
 async def test_two_claims_of_many_share_the_tenants_in_order(

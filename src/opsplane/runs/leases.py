@@ -100,7 +100,7 @@ async def _claim(
         .values(
             state=ItemState.RUNNING,
             lease_token=item.lease_token + 1,
-            lease_until=_after(lease_s),
+            lease_until=select(_after(lease_s)).scalar_subquery(),  # the same for all: so a claim is known as one
             leased_by=worker,
             started_at=func.coalesce(item.started_at, func.clock_timestamp()),
         )

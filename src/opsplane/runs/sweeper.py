@@ -242,5 +242,6 @@ async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
 
 async def _free_slots(session: AsyncSession) -> int:
     workers = await processes.live_workers(session)
-    busy = await session.scalar(select(func.count()).select_from(item).where(item.state == ItemState.RUNNING))
+    at_work = select(item.leased_by, item.lease_until).where(item.state == ItemState.RUNNING).distinct().subquery()
+    busy = await session.scalar(select(func.count()).select_from(at_work))  # a drain may hold many small tenants
     return sum(worker.slots for worker in workers) - (busy or 0)
