@@ -3,12 +3,13 @@
 import argparse
 import asyncio
 import dataclasses
+import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import backfill, servers, tenants
+from bench import backfill, neighbours, runs, servers, start, tenants
 from bench.asked import Asked, Bench
 from bench.figures import Report
 from bench.stand import Stand
@@ -16,6 +17,9 @@ from bench.stand import Stand
 PARTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "backfill": backfill.measure,
     "tenants": tenants.measure,
+    "runs": runs.measure,
+    "start": start.measure,
+    "neighbours": neighbours.measure,
 }
 
 
@@ -26,6 +30,7 @@ def main() -> int:
     asked = Asked(**{name: value for name, value in chosen.items() if value is not None})
     report = Report(given.results)
     report.machine()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end as well
     with tempfile.TemporaryDirectory(prefix="opsplane-bench-") as home, servers.running(Path(home)) as running:
         asyncio.run(_measure(given.parts or list(PARTS), Bench(Stand(running), report, asked)))
     return 0

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,14 +121,21 @@ class Stand:
 
     async def copy(self, shape: Shape) -> str:
         """A fresh copy of the data, byte by byte, warm and right after a checkpoint; its address."""
-        template = await self.template(shape)
-        await self.servers.script(
-            "postgres",
-            f"DROP DATABASE IF EXISTS {COPY} WITH (FORCE)",
-            f"CREATE DATABASE {COPY} TEMPLATE {template} STRATEGY file_copy",
-        )
+        return await self.copy_of(await self.template(shape))
+
+    async def copy_of(self, database: str) -> str:
+        """The same of any database."""
+        await self.duplicate(database, COPY)
         await self.servers.script(COPY, _PREWARM, "CHECKPOINT")
         return self.servers.url(COPY)
+
+    async def duplicate(self, database: str, name: str) -> None:
+        """A database like another one, instead of whatever had its name."""
+        await self.servers.script(
+            "postgres",
+            f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
+            f"CREATE DATABASE {name} TEMPLATE {database} STRATEGY file_copy",
+        )
 
     @asynccontextmanager
     async def installed(
@@ -136,13 +143,13 @@ class Stand:
     ) -> AsyncIterator[Installation]:
         """Processes over the copy made last; workers leave their chunk times in the folder `notes`."""
         _forget_messages(self.servers.redis_url)
-        environment = self._environment()
-        port = _free_port()
+        environment = self.environment()
+        port = free_port()
         with contextlib.ExitStack() as held:
-            serve = [sys.executable, "-m", "opsplane.cli.main", "serve", "--port", str(port)]
-            server = held.enter_context(_process(serve, environment, self.servers.home / "serve.log"))
+            serve = module("opsplane.cli.main", "serve", "--port", port)
+            server = held.enter_context(process(serve, environment, self.servers.home / "serve.log"))
             hands = [
-                held.enter_context(_process(_worker(notes, number), environment, self.servers.home / "worker.log"))
+                held.enter_context(process(_worker(notes, number), environment, self.servers.home / "worker.log"))
                 for number in range(workers)
             ]
             db = await self.servers.connect(COPY)
@@ -165,8 +172,8 @@ class Stand:
             runbooks_dir=RUNBOOKS, secret_key=SecretStr(SECRET),
         )  # fmt: skip
 
-    def _environment(self) -> dict[str, str]:
-        """Every setting is as it comes but these."""
+    def environment(self) -> dict[str, str]:
+        """Of a process over the copy made last: every setting is as it comes but these."""
         return {name: value for name, value in os.environ.items() if not name.startswith("OPSPLANE_")} | {
             "OPSPLANE_DATABASE_URL": self.servers.url(COPY),
             "OPSPLANE_REDIS_URL": self.servers.redis_url,
@@ -198,30 +205,48 @@ async def _furnish(settings: Settings) -> str:
 
 def _worker(notes: Path | None, number: int) -> list[str]:
     if notes is None:
-        return [sys.executable, "-m", "opsplane.cli.main", "worker"]
-    return [sys.executable, "-m", "bench.worker", str(notes / f"worker-{number}.json")]
+        return module("opsplane.cli.main", "worker")
+    return module("bench.worker", notes / f"worker-{number}.json")
+
+
+async def until_ready(process: asyncio.subprocess.Process) -> None:
+    """Wait for the line with which our programs say that they are at work.
+
+    Raises:
+        RuntimeError: it ended before.
+    """
+    assert process.stdout is not None
+    if await process.stdout.readline() != b"ready\n":
+        raise RuntimeError("a program of the measurement ended early")
+
+
+def module(name: str, *arguments: object) -> list[str]:
+    """The command that runs a module."""
+    return [sys.executable, "-m", name, *map(str, arguments)]
 
 
 @contextlib.contextmanager
-def _process(command: list[str], environment: dict[str, str], log: Path) -> Any:
+def process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program at work, ended in the end."""
     with (
         log.open("ab") as out,
-        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process,
+        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as started,
     ):
         try:
-            yield process
+            yield started
         finally:
-            process.terminate()
+            started.terminate()
 
 
 async def _ready(port: int, db: asyncpg.Connection, workers: int) -> None:
     alive = "SELECT count(*) FROM processes WHERE kind = 'worker' AND seen_at > clock_timestamp() - interval '10 s'"
     async with asyncio.timeout(READY_S):
-        while not await _answers(port) or await db.fetchval(alive) < workers:
+        while not await answers(port) or await db.fetchval(alive) < workers:
             await asyncio.sleep(0.05)
 
 
-async def _answers(port: int) -> bool:
+async def answers(port: int) -> bool:
+    """Whether a server there says that it is ready."""
     try:
         client = await Client.connected(f"http://127.0.0.1:{port}", "")
         return (await client.get("/readyz")).status == 200
@@ -238,7 +263,8 @@ def _forget_messages(redis_url: str) -> None:
         queue.recv(64)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
