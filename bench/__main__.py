@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import backfill, neighbours, runs, servers, start, tenants
+from bench import backfill, neighbours, preflight, profiling, runs, servers, start, tenants
 from bench.asked import Asked, Bench
 from bench.figures import Report
 from bench.stand import Stand
@@ -20,6 +20,8 @@ PARTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "runs": runs.measure,
     "start": start.measure,
     "neighbours": neighbours.measure,
+    "preflight": preflight.measure,
+    "profile": profiling.measure,
 }
 
 

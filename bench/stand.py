@@ -166,6 +166,10 @@ class Stand:
             client.close()
             await db.close()
 
+    def settings_of_copy(self) -> Settings:
+        """For those who work on the copy made last within this process."""
+        return self._settings(COPY)
+
     def _settings(self, database: str) -> Settings:
         return Settings(
             database_url=self.servers.url(database), redis_url=self.servers.redis_url, home=self.servers.home,
