@@ -69,7 +69,7 @@ endurance: $(VENV)/installed ## Try a promise that takes minutes (TRIAL=rolling,
 
 PARTS ?=
 bench: $(VENV)/installed ## Measure side by side with a hand-written script (PARTS="backfill runs", PEERS=1, ARGS="--repeats 3 --results FILE")
-	$(BIN)/python -m bench $(PARTS) $(if $(PEERS),peers) $(ARGS)
+	$(BIN)/python -m bench $(PARTS) $(if $(PEERS),--peers) $(ARGS)
 
 openapi: $(VENV)/installed ## Write openapi/*.json anew
 	$(BIN)/python -m opsplane.api.openapi

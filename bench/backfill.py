@@ -9,7 +9,7 @@ from bench import data, figures, script
 from bench.asked import Bench
 from bench.data import Content, Shape
 from bench.figures import Report
-from bench.stand import BACKFILL
+from bench.stand import BACKFILL, COPY
 
 SCRIPT, OPSPLANE = "script", "opsplane"
 
@@ -29,9 +29,9 @@ async def measure(bench: Bench) -> None:
     times = {SCRIPT: Times(), OPSPLANE: Times()}
     expected: Content | None = None
     for repeat in range(bench.asked.repeats):
-        for name, contest in ((SCRIPT, _by_script), (OPSPLANE, _by_opsplane)):
+        for name, contest in ((SCRIPT, _by_script), (OPSPLANE, by_opsplane)):
             updated, seconds, chunks_s = await contest(bench, shape)
-            after = await _content_of_copy(bench)
+            after = await content_of_copy(bench)
             expected = expected or after
             if updated != before.wrong or after.wrong or after != expected:
                 raise RuntimeError(f"{name} has repaired {updated} of {before.wrong} and left {after}, not {expected}")
@@ -57,7 +57,8 @@ async def _by_script(bench: Bench, shape: Shape) -> tuple[int, float, list[float
     return done.rows, done.seconds, done.chunks_s
 
 
-async def _by_opsplane(bench: Bench, shape: Shape) -> tuple[int, float, list[float]]:
+async def by_opsplane(bench: Bench, shape: Shape) -> tuple[int, float, list[float]]:
+    """Rows, seconds from the request that starts the run, and those of each chunk that repaired something."""
     await bench.stand.copy(shape)
     with tempfile.TemporaryDirectory(dir=bench.stand.servers.home) as folder:
         async with bench.stand.installed(shape, notes=Path(folder)) as installation:
@@ -68,11 +69,12 @@ async def _by_opsplane(bench: Bench, shape: Shape) -> tuple[int, float, list[flo
 
 async def _content(bench: Bench, shape: Shape) -> Content:
     await bench.stand.copy(shape)
-    return await _content_of_copy(bench)
+    return await content_of_copy(bench)
 
 
-async def _content_of_copy(bench: Bench) -> Content:
-    connection = await bench.stand.servers.connect("measured")
+async def content_of_copy(bench: Bench) -> Content:
+    """What was left."""
+    connection = await bench.stand.servers.connect(COPY)
     found = await data.content(connection)
     await connection.close()
     return found

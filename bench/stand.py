@@ -142,7 +142,7 @@ class Stand:
         self, shape: Shape, *, workers: int = 2, notes: Path | None = None
     ) -> AsyncIterator[Installation]:
         """Processes over the copy made last; workers leave their chunk times in the folder `notes`."""
-        _forget_messages(self.servers.redis_url)
+        forget_messages(self.servers.redis_url)
         environment = self.environment()
         port = free_port()
         with contextlib.ExitStack() as held:
@@ -258,7 +258,7 @@ async def answers(port: int) -> bool:
         return False
 
 
-def _forget_messages(redis_url: str) -> None:
+def forget_messages(redis_url: str) -> None:
     """What another installation has left in the queue."""
     path = redis_url.removeprefix("unix://").split("?")[0]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as queue:
