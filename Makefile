@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth faults machines mutants storm deploys endurance openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth faults machines mutants storm deploys endurance bench openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,10 @@ AMOUNT ?=
 TRIAL ?= soak
 endurance: $(VENV)/installed ## Try a promise that takes minutes (TRIAL=rolling, valkey, cancel or soak; AMOUNT=rounds or seconds)
 	$(BIN)/python -m tests.faults.endurance $(TRIAL) $(if $(AMOUNT),--amount $(AMOUNT))
+
+PARTS ?=
+bench: $(VENV)/installed ## Measure side by side with a hand-written script (PARTS="backfill runs", PEERS=1, ARGS="--repeats 3 --results FILE")
+	$(BIN)/python -m bench $(PARTS) $(if $(PEERS),--peers) $(ARGS)
 
 openapi: $(VENV)/installed ## Write openapi/*.json anew
 	$(BIN)/python -m opsplane.api.openapi
