@@ -8,23 +8,23 @@ import asyncio
 import random
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, delete, func, literal, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.access import emergencies
 from opsplane.alerts import forgetting, routing
 from opsplane.audit import chain, replay
 from opsplane.config import Settings
-from opsplane.db import Database, Transaction
+from opsplane.db import Database, Transaction, first_id_at
 from opsplane.errors import ServiceUnavailable
 from opsplane.queue import JOBS_PER_WAKE, Queue
 from opsplane.runbooks.models import IdempotencyKey, Preflight
 from opsplane.runs import announcing, items, lifecycle, metrics, processes, telling
 from opsplane.runs.models import OperationRun, OperationRunItem
-from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
+from opsplane.runs.states import ItemState, Status
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
     """
     free = await _free_slots(tx.session)
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
-    waiting = select(item.run_id).where(item.run_id == run.id, item.state == ItemState.PENDING, due)
+    waiting = select(item.run_id).where(item.run_id == run.id, _is(ItemState.PENDING), due)
     if free > 0:
         quiet = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
     else:
@@ -111,7 +111,7 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
 
 async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Complete and pause runs whose last worker died between its last item and that, or that had none."""
-    ended = (run.status == Status.RUNNING) & ~_has_items(*OPEN_ITEM_STATES)
+    ended = (run.status == Status.RUNNING) & ~_is_open()
     asked = run.status.in_([Status.PAUSING, Status.CANCELLING]) & ~_has_items(ItemState.RUNNING)
     at_rest = await tx.session.scalars(
         select(run.id).where(ended | asked).with_for_update(key_share=True, skip_locked=True).limit(BATCH)
@@ -132,7 +132,7 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> 
     workers = await processes.recent_workers(tx.session, patience)
     old = await tx.session.scalars(
         select(run)
-        .where((run.status == Status.QUEUED) | ((run.status == Status.RUNNING) & _has_items(*OPEN_ITEM_STATES)))
+        .where((run.status == Status.QUEUED) | ((run.status == Status.RUNNING) & _is_open()))
         .where(func.greatest(run.created_at, run.resumed_at) < func.clock_timestamp() - patience)
         .where(~_claimed_since(patience))
         .with_for_update(skip_locked=True)
@@ -191,9 +191,10 @@ async def route_alerts(tx: Transaction, _settings: Settings, _queue: Queue) -> N
 
 async def forget_old(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
     """Drop what nobody can use any more."""
-    now = func.clock_timestamp()
+    now = func.statement_timestamp()
     await tx.session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEEP_IDEMPOTENCY_KEYS))
-    await tx.session.execute(delete(Preflight).where(Preflight.expires_at < now - KEEP_PREFLIGHTS))
+    made_before = Preflight.id < first_id_at(datetime.now(UTC) - KEEP_PREFLIGHTS)  # all that can have expired by then
+    await tx.session.execute(delete(Preflight).where(made_before, Preflight.expires_at < now - KEEP_PREFLIGHTS))
     await forgetting.forget_old(tx.session)
     await processes.forget_dead(tx.session)
 
@@ -226,13 +227,30 @@ async def _give_up(tx: Transaction, queue: Queue, stale: OperationRun, code: str
     announcing.after_commit(tx, queue, stale.id)
 
 
-def _has_items(*states: ItemState) -> ColumnElement[bool]:
-    return select(item.run_id).where(item.run_id == run.id, item.state.in_(states)).exists()
+def _is_open() -> ColumnElement[bool]:
+    return or_(_has_items(ItemState.PENDING), _has_items(ItemState.RUNNING))  # each has an index of its own
+
+
+def _has_items(state: ItemState) -> ColumnElement[bool]:
+    return select(item.run_id).where(item.run_id == run.id, _is(state)).exists()
 
 
 def _claimed_since(ago: timedelta) -> ColumnElement[bool]:
-    recently = func.greatest(item.started_at, item.progress_at, item.finished_at) > func.clock_timestamp() - ago
-    return select(item.run_id).where(item.run_id == run.id, recently).exists()
+    """Whether any item moved: one at work, one given back, or one that ended; each kind has an index of its own."""
+    since = func.statement_timestamp() - ago  # an index is no use to what a clock may say of each row
+    lately = func.greatest(item.started_at, item.progress_at) > since
+    given_back = _is(ItemState.PENDING) & item.started_at.is_not(None) & lately
+    return or_(
+        *(
+            select(item.run_id).where(item.run_id == run.id, moved).exists()
+            for moved in (_is(ItemState.RUNNING) & lately, given_back, item.finished_at > since)
+        )
+    )
+
+
+def _is(state: ItemState) -> ColumnElement[bool]:
+    # Written into the statement: a plan for any parameter could use no index of one state's rows.
+    return item.state == literal(str(state), literal_execute=True)
 
 
 async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
@@ -242,6 +260,6 @@ async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
 
 async def _free_slots(session: AsyncSession) -> int:
     workers = await processes.live_workers(session)
-    at_work = select(item.leased_by, item.lease_until).where(item.state == ItemState.RUNNING).distinct().subquery()
+    at_work = select(item.leased_by, item.lease_until).where(_is(ItemState.RUNNING)).distinct().subquery()
     busy = await session.scalar(select(func.count()).select_from(at_work))  # a drain may hold many small tenants
     return sum(worker.slots for worker in workers) - (busy or 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from opsplane.runs.states import Outcome, Status
 
@@ -58,6 +59,7 @@ RETRIED = {
 }
 
 
+@lru_cache
 def next_step(
     status: Status, outcome: Outcome, *, stalled: bool, workers: bool = True, retried: Outcome | None = None
 ) -> str:
