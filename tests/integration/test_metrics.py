@@ -28,6 +28,7 @@ from opsplane.runbooks.service import Plane
 from opsplane.runs import control, installation, leases, lifecycle, sweeper
 from opsplane.runs import metrics as run_metrics
 from opsplane.runs.control import Ask
+from opsplane.runs.throttling.pacer import Pacer
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.faults import servers as own_servers
@@ -199,7 +200,9 @@ async def test_a_tenant_that_changes_hands_is_counted_by_why(
         await leases.retry_later(tx.session, late, "x", "x")
         await leases.release_others(tx.session, worker, [])
     drainer = support.drainer(plane)
-    await drainer._repair(registry.find("test.effects.plain"), left, drainer._chunk_size(), ends=time.monotonic() + 9)
+    runbook = registry.find("test.effects.plain")
+    pacer = Pacer(drainer.throttle, plane.db, plane.settings, drainer.stop, run.id, runbook)
+    await drainer._repair(runbook, left, drainer._chunk_size(), pacer, ends=time.monotonic() + 9)
     again = await claimed()
     async with plane.db.transaction() as tx:
         await tx.session.execute(
@@ -274,6 +277,7 @@ async def test_the_figures_are_those_of_100_active_runs_read_in_a_few_statements
     assert now["opsplane_runs_active", ("running", "metrics.test")] == 50
     assert now["opsplane_runs_active", ("queued", "metrics.test")] == 50
     assert now["opsplane_runs_stalled", ()] == 1
+    assert now["opsplane_runs_throttled", ()] == 0
     assert 100 <= now["opsplane_runs_oldest_queued_age_seconds", ()] < 130
     assert now["opsplane_items_open", ("pending",)] == 1800
     assert now["opsplane_items_open", ("running",)] == 200

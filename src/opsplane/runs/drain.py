@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +24,8 @@ from opsplane.runs.chunks import ChunkSize
 from opsplane.runs.isolation import Isolation
 from opsplane.runs.leases import Key, Lease, LeaseLost, RunNotRunning
 from opsplane.runs.models import OperationRun
+from opsplane.runs.throttling.pacer import Pacer
+from opsplane.runs.throttling.throttle import Throttle
 
 log = structlog.get_logger()
 
@@ -38,6 +41,7 @@ class Drained(StrEnum):
     EMPTY = "empty"
     SLICE_OVER = "slice_over"
     STOPPED = "stopped"
+    THROTTLED = "throttled"
     UNKNOWN_RUNBOOK = "unknown_runbook"
 
 
@@ -53,6 +57,11 @@ class Drainer:
     isolation: Isolation = field(default_factory=Isolation)
     at_work: set[Key] = field(default_factory=set)
     left_behind: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @cached_property
+    def throttle(self) -> Throttle:
+        """What the drains of this process ask how fast they may go."""
+        return Throttle(self.db, self.settings, self.hints)
 
     async def drain(self, run_id: uuid.UUID) -> Drained:
         """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set.
@@ -82,7 +91,10 @@ class Drainer:
             return Drained.UNKNOWN_RUNBOOK
         await self._begin(run_id)
         size, ends = self._chunk_size(), time.monotonic() + SLICE_S
+        pacer = Pacer(self.throttle, self.db, self.settings, self.stop, run_id, runbook)
         while not self.stop.is_set():
+            if not await pacer.before_claim(ends=ends):
+                return Drained.THROTTLED
             async with self.db.transaction() as tx:
                 lease = await leases.claim(tx.session, run_id, self.worker, lease_s=self.settings.lease_s)
             if lease is None:
@@ -93,7 +105,7 @@ class Drainer:
                 await self._give_back(lease, after_s=SUSPECT_S)
                 continue
             with self._at_work(lease):
-                await self._repair(runbook, lease, size, ends=ends)
+                await self._repair(runbook, lease, size, pacer, ends=ends)
             if time.monotonic() > ends:
                 return Drained.SLICE_OVER
         return Drained.STOPPED
@@ -106,12 +118,12 @@ class Drainer:
         finally:
             self.at_work.discard(lease.key)
 
-    async def _repair(self, runbook: Runbook, lease: Lease, size: ChunkSize, *, ends: float) -> None:
+    async def _repair(self, runbook: Runbook, lease: Lease, size: ChunkSize, pacer: Pacer, *, ends: float) -> None:
         """Carry one tenant as far as it goes; every way out leaves its item ended, given back or lost to another."""
         try:
             current: Lease | None = lease
             while current is not None:
-                if self.stop.is_set() or time.monotonic() > ends:
+                if self.stop.is_set() or time.monotonic() > ends or not await pacer.before_chunk():
                     return await self._give_back(current)
                 async with self.isolation.chunk(alone=current.losses > 0):
                     current = await self._advance(runbook, current, size)

@@ -27,6 +27,7 @@ from opsplane.runs.schemas import (
     RetryOut,
     RunOut,
     ScopeOut,
+    ThrottledOut,
 )
 from opsplane.runs.states import Outcome, Status, sources
 from opsplane.tenants.models import Tenant
@@ -158,6 +159,7 @@ def _present(
     run, external_id, elapsed_s = row
     asks = [AskedOut.model_validate(asked) for asked in run.asks[-MAX_ASKS:]]
     stalled = run.stalled_at is not None and run.completed_at is None
+    throttled = _throttled(run)
     return RunOut(
         id=run.id,
         type=run.type,
@@ -184,11 +186,13 @@ def _present(
         failures=failures,
         progress=_progress(run, counts, float(elapsed_s), pulse),
         stalled=stalled,
+        throttled=throttled,
         next_step=words.next_step(
             Status(run.status),
             Outcome(run.outcome),
             stalled=stalled,
             workers=pulse.workers,
+            throttled=None if throttled is None else throttled.reason,
             retried=None if retry is None else retry.outcome,
         ),
         can=_can(Status(run.status), counts, retry),
@@ -200,6 +204,12 @@ def _present(
         completed_at=run.completed_at,
         view_url=view_url(base_url, run.id),
     )
+
+
+def _throttled(run: OperationRun) -> ThrottledOut | None:
+    if run.status != Status.RUNNING or run.throttled_reason is None or run.throttled_at is None:
+        return None
+    return ThrottledOut(reason=run.throttled_reason, since=run.throttled_at)
 
 
 def _can(status: Status, counts: dict[str, int], retry: RetryOut | None) -> CanOut:

@@ -59,7 +59,13 @@ RETRIED = {
 
 
 def next_step(
-    status: Status, outcome: Outcome, *, stalled: bool, workers: bool = True, retried: Outcome | None = None
+    status: Status,
+    outcome: Outcome,
+    *,
+    stalled: bool,
+    workers: bool = True,
+    retried: Outcome | None = None,
+    throttled: str | None = None,
 ) -> str:
     """What happens now, or what an operator can do."""
     if retried in RETRIED:
@@ -68,6 +74,8 @@ def next_step(
         return "No worker carries it on. Start one: opsplane worker"
     if not workers and status in {Status.QUEUED, Status.RUNNING}:
         return "No worker is alive, so it waits. Start one: opsplane worker"
+    if throttled is not None:
+        return f"Throttled: {throttled}. It speeds up again by itself once that is over."
     return ENDED[outcome] if status is Status.COMPLETED else NEXT[status]
 
 
