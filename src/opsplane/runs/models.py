@@ -97,9 +97,7 @@ class OperationRun(Base):
     stalled_at: Mapped[datetime | None]
     throttled_reason: Mapped[str | None]  # why the database's state holds it up now
     throttled_at: Mapped[datetime | None]  # since when
-    throttled_until: Mapped[
-        datetime | None
-    ]  # then it is no longer true, unless said again; or when it ended
+    throttled_until: Mapped[datetime | None]  # then it is no longer true, unless said again; or when it ended
     completed_at: Mapped[datetime | None]
 
 

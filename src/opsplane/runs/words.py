@@ -72,10 +72,10 @@ def next_step(
         return RETRIED[retried]
     if stalled:
         return "No worker carries it on. Start one: opsplane worker"
-    if not workers and status in {Status.QUEUED, Status.RUNNING}:
-        return "No worker is alive, so it waits. Start one: opsplane worker"
     if throttled is not None:
         return f"Throttled: {throttled}. It speeds up again by itself once that is over."
+    if not workers and status in {Status.QUEUED, Status.RUNNING}:
+        return "No worker is alive, so it waits. Start one: opsplane worker"
     return ENDED[outcome] if status is Status.COMPLETED else NEXT[status]
 
 
