@@ -70,19 +70,8 @@ async def standby(settings: Settings) -> AsyncIterator[Standby]:
     place.mkdir(mode=0o700)
     os.chown(place, owner.st_uid, owner.st_gid)
     options: Any = {"env": processes.ENVIRONMENT, "cwd": place, **processes.as_account(account)}
-    source = f"host={sockets} port=5432 user=postgres application_name={NAME}"
-    await asyncio.to_thread(
-        subprocess.run,
-        [binaries / "pg_basebackup", "-D", place, "-R", "-X", "stream", "-c", "fast", "-d", source],
-        check=True, capture_output=True, timeout=120, **options,
-    )  # fmt: skip
-    flags = [
-        part
-        for name, value in (FLAGS | {"unix_socket_directories": sockets}).items()
-        for part in ("-c", f"{name}={value}")
-    ]
-    command = [binaries / "postgres", "-D", place, *flags]
-    postmaster = await asyncio.to_thread(subprocess.Popen, command, stderr=subprocess.DEVNULL, **options)
+    await asyncio.to_thread(back_up, binaries, sockets, place, options)
+    postmaster = await asyncio.to_thread(start, binaries, sockets, place, options)
     try:
         replica = await connected(sockets)
         yield Standby(postmaster, primary, replica)
@@ -92,6 +81,17 @@ async def standby(settings: Settings) -> AsyncIterator[Standby]:
         postmaster.wait(30)
         await primary.close()
         shutil.rmtree(place)
+
+
+def back_up(binaries: Path, sockets: str, place: Path, options: Any) -> None:
+    source = f"host={sockets} port=5432 user=postgres application_name={NAME}"
+    command = [binaries / "pg_basebackup", "-D", place, "-R", "-X", "stream", "-c", "fast", "-d", source]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, **options)
+
+
+def start(binaries: Path, sockets: str, place: Path, options: Any) -> "subprocess.Popen[bytes]":
+    flags = [f"--{name}={value}" for name, value in (FLAGS | {"unix_socket_directories": sockets}).items()]
+    return subprocess.Popen([binaries / "postgres", "-D", place, *flags], stderr=subprocess.DEVNULL, **options)
 
 
 async def connected(sockets: str) -> Any:
