@@ -43,7 +43,7 @@ async def claim_all(plane: Plane, run_id: uuid.UUID) -> list[Lease]:
 
 
 async def carry(plane: Plane, runbook: str, held: list[Lease]) -> None:
-    await support.drainer(plane).carrier(registry.find(runbook)).carry(held)
+    await support.drainer(plane).carrier(held[0].run_id, registry.find(runbook)).carry(held)
 
 
 @pytest.mark.parametrize(("runbook", "chunks"), [(SMALL, 1), ("test.effects.by_itself", 3)])
@@ -166,7 +166,8 @@ async def test_nothing_is_kept_of_a_bundle_that_holds_a_lost_tenant(
 
 async def repair(db: Database, tenant: Tenant, limit: int) -> list[tuple[int, bool]]:
     """Rows changed by each chunk, and whether it proved the tenant."""
-    runbook, cursor, chunks = registry.find(support.BACKFILL), None, []
+    runbook, cursor = registry.find(support.BACKFILL), None
+    chunks: list[tuple[int, bool]] = []
     assert isinstance(runbook, RepairRunbook)
     while not chunks or cursor:
         async with db.transaction() as tx:

@@ -199,7 +199,7 @@ async def test_a_tenant_that_changes_hands_is_counted_by_why(
         await leases.retry_later(tx.session, late, "x", "x")
         await leases.release_others(tx.session, worker, [])
     drainer = support.drainer(plane)
-    await drainer.carrier(registry.find("test.effects.plain")).carry([left])
+    await drainer.carrier(run.id, registry.find("test.effects.plain")).carry([left])
     again = await claimed()
     async with plane.db.transaction() as tx:
         await tx.session.execute(
@@ -274,6 +274,7 @@ async def test_the_figures_are_those_of_100_active_runs_read_in_a_few_statements
     assert now["opsplane_runs_active", ("running", "metrics.test")] == 50
     assert now["opsplane_runs_active", ("queued", "metrics.test")] == 50
     assert now["opsplane_runs_stalled", ()] == 1
+    assert now["opsplane_runs_throttled", ()] == 0
     assert 100 <= now["opsplane_runs_oldest_queued_age_seconds", ()] < 130
     assert now["opsplane_items_open", ("pending",)] == 1800
     assert now["opsplane_items_open", ("running",)] == 200

@@ -33,7 +33,7 @@ from opsplane.runs.installation import Figures
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 LABELS = {"type", "status", "outcome", "state", "reason", "step", "plane", "method", "route", "limit"}
-LABELS |= {"channel", "result", "kind"}
+LABELS |= {"channel", "result", "kind", "signal"}
 SUFFIX = re.compile(r"_(bucket|count|sum)$")
 
 

@@ -18,6 +18,7 @@ from opsplane.runs import leases, metrics, troubles
 from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
 from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning, Whole
+from opsplane.runs.throttling.pacer import Pacer
 from opsplane.runs.troubles import MAX_PASSES, NotConverging, authored
 
 log = structlog.get_logger()
@@ -52,13 +53,15 @@ class Carrier:
     stop: asyncio.Event
     runbook: Runbook
     pace: Pace
+    pacer: Pacer
     ends: float
 
     async def carry(self, held: Sequence[Lease]) -> None:
         """Repair these tenants as far as time allows."""
         waiting, since = list(held), time.monotonic()
         while len(waiting) > 1:
-            if self._is_over() or time.monotonic() - since > self.pace.patience_s:
+            impatient = time.monotonic() - since > self.pace.patience_s
+            if impatient or self._is_over() or not await self.pacer.before_chunk():
                 return await self._give_back(waiting)
             waiting = await self._together(waiting)
         for lease in waiting:
@@ -135,7 +138,7 @@ class Carrier:
         try:
             current: Lease | None = lease
             while current is not None:
-                if self._is_over():
+                if self._is_over() or not await self.pacer.before_chunk():
                     return await self._give_back([current])
                 async with self.isolation.chunk(alone=current.losses > 0):
                     current = await self.advance(current)

@@ -51,6 +51,7 @@ def of(
     status, outcome = STATUSES[run["status"]], OUTCOMES[run["outcome"]]
     stalled = run["stalled_at"] is not None and status is not Status.COMPLETED
     retried = None if retry is None else retry["outcome"]
+    throttled = run["throttled_reason"] if status is Status.RUNNING else None
     asks = run["asks"][-MAX_ASKS:] if run["asks"] else []
     kind, run_id, tenant_id = run["type"], str(run["id"]), run["tenant_id"]
     return {
@@ -85,7 +86,10 @@ def of(
         "failures": failures,
         "progress": _progress(run, status, outcome, counts, pulse),
         "stalled": stalled,
-        "next_step": words.next_step(status, outcome, stalled=stalled, workers=pulse.workers, retried=retried),
+        "throttled": {"reason": throttled, "since": run["throttled_at"]} if throttled else None,
+        "next_step": words.next_step(
+            status, outcome, stalled=stalled, workers=pulse.workers, retried=retried, throttled=throttled
+        ),
         "can": _can(status, retried, failed=counts.get("failed", 0) > 0),
         "asked": asks[-1] if asks else None,
         "asks": asks,

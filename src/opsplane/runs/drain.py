@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 import structlog
 
@@ -21,6 +22,8 @@ from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
 from opsplane.runs.leases import Key, Lease
 from opsplane.runs.models import OperationRun
+from opsplane.runs.throttling.pacer import Pacer
+from opsplane.runs.throttling.throttle import Throttle
 
 log = structlog.get_logger()
 
@@ -34,6 +37,7 @@ class Drained(StrEnum):
     EMPTY = "empty"
     SLICE_OVER = "slice_over"
     STOPPED = "stopped"
+    THROTTLED = "throttled"
     UNKNOWN_RUNBOOK = "unknown_runbook"
 
 
@@ -49,6 +53,11 @@ class Drainer:
     isolation: Isolation = field(default_factory=Isolation)
     at_work: set[Key] = field(default_factory=set)
     left_behind: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @cached_property
+    def throttle(self) -> Throttle:
+        """What the drains of this process ask how fast they may go."""
+        return Throttle(self.db, self.settings, self.hints)
 
     async def drain(self, run_id: uuid.UUID) -> Drained:
         """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set.
@@ -77,8 +86,10 @@ class Drainer:
         if runbook is None:
             return Drained.UNKNOWN_RUNBOOK
         await self._begin(run_id)
-        carrier = self.carrier(runbook)
+        carrier = self.carrier(run_id, runbook)
         while not self.stop.is_set():
+            if not await carrier.pacer.before_claim(ends=carrier.ends):
+                return Drained.THROTTLED
             held = await self._claim(run_id, carrier.pace)
             if not held:
                 await self._settle(run_id)
@@ -108,11 +119,13 @@ class Drainer:
         finally:
             self.at_work.difference_update(keys)
 
-    def carrier(self, runbook: Runbook) -> Carrier:
-        """What a drain of this runbook carries its tenants with."""
+    def carrier(self, run_id: uuid.UUID, runbook: Runbook) -> Carrier:
+        """What a drain carries the tenants of this run with."""
         return Carrier(
             db=self.db, settings=self.settings, hints=self.hints, isolation=self.isolation, stop=self.stop,
-            runbook=runbook, pace=Pace(self.settings, bundled=runbook.bundled), ends=time.monotonic() + SLICE_S,
+            runbook=runbook, pace=Pace(self.settings, bundled=runbook.bundled),
+            pacer=Pacer(self.throttle, self.db, self.settings, self.stop, run_id, runbook),
+            ends=time.monotonic() + SLICE_S,
         )  # fmt: skip
 
     async def _give_back(self, held: Sequence[Lease], *, after_s: float) -> None:

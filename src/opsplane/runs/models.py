@@ -98,6 +98,9 @@ class OperationRun(Base):
     resumed_at: Mapped[datetime | None]
     paused_ms: Mapped[int] = mapped_column(server_default="0")  # of pauses that are over
     stalled_at: Mapped[datetime | None]
+    throttled_reason: Mapped[str | None]  # why the database's state holds it up now
+    throttled_at: Mapped[datetime | None]  # since when
+    throttled_until: Mapped[datetime | None]  # then it is no longer true, unless said again; or when it ended
     completed_at: Mapped[datetime | None]
 
 

@@ -25,6 +25,7 @@ from opsplane.runbooks.models import IdempotencyKey, Preflight
 from opsplane.runs import announcing, items, lifecycle, metrics, processes, telling
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import ItemState, Status
+from opsplane.runs.throttling import marks
 
 log = structlog.get_logger()
 
@@ -91,22 +92,24 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
 
     More would pile up in the queue in front of other runs, because every slice that ends rings for itself.
     Without a free slot a run gets one place in the line, and that seldom: its own may have been lost.
+    The same goes for a run that is throttled: the slots of who waits with it look free.
     """
     free = await _free_slots(tx.session)
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
     waiting = select(item.run_id).where(item.run_id == run.id, _is(ItemState.PENDING), due)
+    quiet = func.coalesce(run.woken_at, run.created_at) < func.clock_timestamp() - KEEP_IN_LINE_AFTER
     if free > 0:
-        quiet = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
-    else:
-        quiet = func.coalesce(run.woken_at, run.created_at) < func.clock_timestamp() - KEEP_IN_LINE_AFTER
+        early = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
+        quiet = quiet | (early & run.throttled_reason.is_(None))
     woken = await tx.session.scalars(
         update(run)
         .where(run.status == Status.RUNNING, quiet, waiting.exists())
         .values(woken_at=func.clock_timestamp())
-        .returning(run.id)
+        .returning(run)
     )
-    for run_id in woken.all():
-        announcing.wake_after_commit(tx, queue, run_id, jobs=max(1, min(free, JOBS_PER_WAKE)))
+    for one in woken.all():
+        jobs = 1 if one.throttled_reason else max(1, min(free, JOBS_PER_WAKE))
+        announcing.wake_after_commit(tx, queue, one.id, jobs=jobs)
 
 
 async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None:
@@ -153,8 +156,9 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> 
 
 
 async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> None:
-    """Mark running runs in which nothing has moved for two minutes; unmark those that move again."""
-    moved = _claimed_since(STALLED_AFTER)
+    """Mark running runs in which nothing has moved for two minutes, throttled ones aside; unmark those that move."""
+    throttled = func.coalesce(run.throttled_until > func.clock_timestamp() - STALLED_AFTER, False)  # on purpose
+    moved = _claimed_since(STALLED_AFTER) | throttled
     begun = func.greatest(run.started_at, run.resumed_at) < func.clock_timestamp() - STALLED_AFTER
     active = run.status == Status.RUNNING
     stalled = await tx.session.scalars(
@@ -171,6 +175,12 @@ async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> No
         update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None).returning(run.id)
     )
     for run_id in moving.all():
+        announcing.after_commit(tx, queue, run_id)
+
+
+async def lift_throttles(tx: Transaction, _settings: Settings, queue: Queue) -> None:
+    """No longer call runs throttled whose worker is gone: the next one says how it is."""
+    for run_id in await marks.lift_stale(tx.session):
         announcing.after_commit(tx, queue, run_id)
 
 
@@ -206,6 +216,7 @@ STEPS: tuple[Step, ...] = (
     settle_all,
     fail_unrunnable,
     flag_stalled,
+    lift_throttles,
     end_emergencies,
     seal_audit,
     route_alerts,

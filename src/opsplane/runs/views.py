@@ -46,6 +46,7 @@ SHOWN = (
     run.initiator_display, run.break_glass_id, run.source, run.reason_code, run.reason_text, run.release,
     run.retry_of_run_id, run.preflight_affected_count, run.summary_counts, run.failure_code,
     run.failure_message, run.created_at, run.started_at, run.paused_at, run.stalled_at, run.completed_at,
+    run.throttled_reason, run.throttled_at,
 )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ class Bell:
                 drained = await self._drainer.drain(parsed)
         except ServiceUnavailable:
             return  # logged where it was noticed; the sweeper rings again when the database is back
-        if drained in {Drained.SLICE_OVER, Drained.STOPPED}:
+        if drained in {Drained.SLICE_OVER, Drained.STOPPED, Drained.THROTTLED}:
             await self._queue.wake(parsed, jobs=1)
 
 
