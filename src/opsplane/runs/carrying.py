@@ -108,7 +108,7 @@ class Carrier:
             if lease not in ours:
                 _lost(lease)
         self._count(bundle.updated, took_s)
-        self.pace.bundled(len(bundle.whole), took_s)
+        self.pace.carried(len(bundle.whole), took_s)
         return bundle
 
     def _has_room(self, bundle: Bundle, started: float) -> bool:
@@ -166,6 +166,8 @@ class Carrier:
         self._learn(chunk, took_s)
         self._count(chunk.updated, took_s)
         self.hints.changed(lease.run_id)
+        if done and lease.cursor is None:
+            self.pace.carried(1, took_s)
         return None if done else stored
 
     async def _apply(self, session: AsyncSession, lease: Lease, limit: int) -> Chunk:
