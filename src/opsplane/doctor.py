@@ -17,7 +17,8 @@ from opsplane.audit.models import AuditHead, AuditPending
 from opsplane.config import Environment, Settings
 from opsplane.errors import OpsplaneError
 from opsplane.outbox import Kind
-from opsplane.runbooks import registry
+from opsplane.runbooks import indexes, registry
+from opsplane.runbooks.base import RepairRunbook
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes
 
@@ -164,6 +165,16 @@ async def _runbooks(_plane: Plane) -> tuple[bool, str]:
     return True, ", ".join(runbook.key for runbook in registry.every())
 
 
+async def _indexes(plane: Plane) -> tuple[bool, str]:
+    async with plane.db.reading() as session:
+        repairs = [runbook for runbook in registry.every() if isinstance(runbook, RepairRunbook)]
+        found = [await indexes.advice(session, one.key, one.index(), one.rows()) for one in repairs]
+    advice = [one for one in found if one is not None]
+    if not advice:
+        return True, "every table that a runbook repairs is small, or has an index that fits"
+    return all(one.well for one in advice), "\n".join(one.said for one in advice)
+
+
 CHECKS: dict[str, Callable[[Plane], Awaitable[tuple[bool, str]]]] = {
     "configuration": _configuration,
     "database": _database,
@@ -175,4 +186,5 @@ CHECKS: dict[str, Callable[[Plane], Awaitable[tuple[bool, str]]]] = {
     "alerts": _alerts,
     "mail": _mail,
     "runbooks": _runbooks,
+    "indexes": _indexes,
 }

@@ -175,7 +175,7 @@ def _present(
         retried_in=retry,
         summary_counts=summary.checked(counts),
         context=ContextOut(
-            preflight=PreflightContext(affected_count=run.preflight_affected_count),
+            preflight=PreflightContext(affected_count=run.preflight_affected_count, estimated=_estimated(run)),
             updated_count=counts.get("updated", 0),
             skipped_count=counts.get("skipped", 0),
             error_count=counts.get("errors", 0),
@@ -226,9 +226,13 @@ def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float, pulse
         fraction=fraction,
         rows_per_s=rate,
         eta_s=eta_s,
-        said=words.said(status, counts, affected, fraction),
+        said=words.said(status, counts, affected, fraction, estimated=_estimated(run)),
         pace=words.pace(status, rate, eta_s, fraction, quiet_s=pulse.quiet_s),
     )
+
+
+def _estimated(run: OperationRun) -> bool:
+    return bool(run.context.get("preflight", {}).get("estimated"))
 
 
 def _rate(rows: int, elapsed_s: float) -> float | None:
