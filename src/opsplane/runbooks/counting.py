@@ -15,6 +15,7 @@ from sqlalchemy.types import Boolean, Integer, NullType, Numeric, String
 from opsplane.runbooks import plans
 from opsplane.runbooks.impact import Impact
 from opsplane.runbooks.plans import Plan
+from opsplane.tenants.models import Tenant
 
 QUICK = 20_000  # of the planner's units: a fifth of a second or less
 MUCH_CHEAPER = 0.8  # an index-only scan takes less of the time than of the cost
@@ -49,9 +50,15 @@ class Rows:
         return self._of_scope(per_tenant.where(self.wrong).group_by(self.tenant))
 
     @cached_property
-    def all_of_scope(self) -> Select[Any]:
-        """The rows themselves; for the planner, never run."""
-        return select(literal_column("1")).select_from(self.table).where(self._in_scope)
+    def left_out(self) -> Select[Any]:
+        """How many tenants are not in scope."""
+        in_scope = select(func.count()).select_from(self.tenants.subquery()).scalar_subquery()
+        return select(func.count() - in_scope).select_from(Tenant)
+
+    def themselves(self, *, everybody: bool) -> Select[Any]:
+        """The rows; for the planner, never run."""
+        every: Select[Any] = select(literal_column("1")).select_from(self.table)
+        return every if everybody else every.where(self._in_scope)
 
     @property
     def _in_scope(self) -> ColumnElement[bool]:
@@ -99,8 +106,14 @@ async def count(session: AsyncSession, rows: Rows) -> Impact:
     affected, total, tenants = map(int, (await session.execute(best.statement)).one())
     if best.statement is not rows.wrong_alone:
         return Impact(affected=affected, total=total, tenants=tenants)
-    guess = (await plans.plan(session, rows.all_of_scope)).rows
-    return Impact(affected=affected, total=max(affected, guess), tenants=tenants, total_estimated=True)
+    total = max(affected, await _guess(session, rows))
+    return Impact(affected=affected, total=total, tenants=tenants, total_estimated=True)
+
+
+async def _guess(session: AsyncSession, rows: Rows) -> int:
+    # Where only the platform is left out, the table as a whole is the better guess: the platform hardly has rows.
+    everybody = (await session.scalar(rows.left_out) or 0) <= 1
+    return (await plans.plan(session, rows.themselves(everybody=everybody))).rows
 
 
 def inlined(condition: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, text
+from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
@@ -46,9 +47,18 @@ class Advice:
 
 
 def partial(key: str, rows: Rows, *, on: tuple[str, ...]) -> Index | None:
-    """One that holds nothing but wrong rows; none for a selector whose answer changes by itself, as with `now()`."""
+    """One that holds nothing but wrong rows.
+
+    None for a selector whose answer changes by itself, as with `now()`, or with a value that cannot be written down.
+    """
     called = {part.name.lower() for part in visitors.iterate(rows.wrong) if isinstance(part, FunctionElement)}
-    return None if called & NOT_IMMUTABLE else Index(_name(key), on, rows.wrong)
+    if called & NOT_IMMUTABLE:
+        return None
+    try:
+        _sql(rows.wrong)
+    except CompileError:
+        return None
+    return Index(_name(key), on, rows.wrong)
 
 
 def create(index: Index, rows: Rows) -> str:
