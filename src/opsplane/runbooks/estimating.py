@@ -24,6 +24,7 @@ SMALLEST = 2 * FIRST * BLOCKS  # blocks of a table; it would be nonsense to samp
 BUDGET_S = 0.02
 HELPS = 2 / 3  # measured on two processors, where two helpers and a leader need 0.4 of the time
 CONFIDENCE = 1.96  # standard errors in which the truth lies 95 times of 100
+FEW_PLACES = 2.5  # so much wider is the margin of few places, whose own spread is a guess
 # A compiler or helpers cost more than they save, and each place is read by its address alone.
 SETTINGS = text("""
     SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
@@ -80,7 +81,8 @@ class Sample:
         differences = sum((one - following) ** 2 for one, following in pairwise(counts))
         unseen = 1 - size * BLOCKS / self.blocks
         error = math.sqrt(differences / (2 * (size - 1)) / size * unseen)
-        return math.ceil(CONFIDENCE * error / (sum(counts) / size) * 1000) / 10
+        wide = CONFIDENCE * (1 + FEW_PLACES / (size - 1))
+        return math.ceil(wide * error / (sum(counts) / size) * 1000) / 10
 
     def read_all_s(self, helpers: int) -> float:
         """How long it takes to read the whole table, which is quicker in one go and with helpers."""
