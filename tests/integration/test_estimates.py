@@ -43,6 +43,14 @@ async def fill(plane: Plane, tenant: Tenant, *, per_mille: int, rows: int = MANY
     return await support.wrong_count(plane)
 
 
+async def platform(plane: Plane) -> Tenant:
+    """The tenant that is in no scope."""
+    async with plane.db.reading() as session:
+        found = await session.scalar(select(Tenant).where(Tenant.external_id == "platform"))
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 async def analyzed(plane: Plane) -> Callable[[], Awaitable[None]]:
     async def analyze() -> None:
@@ -97,10 +105,7 @@ async def test_an_estimate_is_of_the_scope_alone(hurried: Plane, operator: Actor
 async def test_rows_of_the_platform_itself_are_in_no_estimate(
     hurried: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    async with hurried.db.reading() as session:
-        platform = await session.scalar(select(Tenant).where(Tenant.external_id == "platform"))
-    assert platform is not None
-    await fill(hurried, platform, per_mille=1000)
+    await fill(hurried, await platform(hurried), per_mille=1000)
     await fill(hurried, tenants[1], per_mille=500)
     seen = await look(hurried, operator)
     assert seen.impact.estimated
@@ -149,7 +154,7 @@ async def test_a_sample_that_takes_too_long_is_given_up_and_the_transaction_goes
     wrong = await fill(hurried, tenants[0], per_mille=400)
     slow = "SELECT set_config('statement_timeout', '50', true), pg_sleep(1)"
     monkeypatch.setattr(estimating, "SETTINGS", text("SELECT set_config('statement_timeout', '50', true)"))
-    monkeypatch.setattr(estimating, "_places", lambda _rows: text(slow + " WHERE :last ::int + :apart ::float > 0"))
+    monkeypatch.setattr(estimating, "_places", lambda *_, **__: text(slow + " WHERE :last ::int + :apart ::float > 0"))
     seen = await look(hurried, operator)
     assert (seen.affected_count, seen.margin_percent) == (wrong, None)
 
@@ -171,6 +176,7 @@ def repair() -> tuple[RepairRunbook, Rows]:
 
 @pytest.mark.parametrize("way", ["picked", "whole", "wrong_alone"])
 async def test_every_way_to_count_says_the_same(plane: Plane, tenants: list[Tenant], way: str) -> None:
+    await fill(plane, await platform(plane), per_mille=1000, rows=300)
     await fill(plane, tenants[0], per_mille=300, rows=500)
     wrong = await fill(plane, tenants[1], per_mille=900, rows=700)
     async with plane.db.reading() as session:

@@ -35,7 +35,7 @@ class Rows:
     @cached_property
     def picked(self) -> Select[Any]:
         """Counts only the rows of the tenants in scope: best if they are few."""
-        return _summed(self._per_tenant().where(self._in_scope))
+        return _summed(self._per_tenant().where(self.in_scope))
 
     @cached_property
     def whole(self) -> Select[Any]:
@@ -58,10 +58,11 @@ class Rows:
     def themselves(self, *, everybody: bool) -> Select[Any]:
         """The rows; for the planner, never run."""
         every: Select[Any] = select(literal_column("1")).select_from(self.table)
-        return every if everybody else every.where(self._in_scope)
+        return every if everybody else every.where(self.in_scope)
 
     @property
-    def _in_scope(self) -> ColumnElement[bool]:
+    def in_scope(self) -> ColumnElement[bool]:
+        """Whether a row's tenant is one of those."""
         return self.tenant.in_(self.tenants)  # type: ignore[no-any-return]
 
     def _per_tenant(self) -> Select[Any]:

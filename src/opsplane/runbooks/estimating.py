@@ -7,7 +7,22 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import BigInteger, Double, Row, Select, Text, bindparam, cast, column, func, literal, select, text, true
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Double,
+    Row,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal,
+    select,
+    text,
+    true,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import UserDefinedType
@@ -19,17 +34,16 @@ from opsplane.runbooks.impact import Impact, rounded
 
 UNIT_S = 0.0001  # a unit of the planner's cost takes no longer, even if each is a page of a slow disk
 BLOCKS = 16  # looked at in one place; fewer would cost much more each than in a scan
-FIRST, MOST = 4, 64  # places
-SMALLEST = 2 * FIRST * BLOCKS  # blocks of a table; it would be nonsense to sample a smaller one
+FEWEST, MOST = 8, 64  # places
+SMALLEST = 2 * FEWEST * BLOCKS  # blocks of a table; it would be nonsense to sample a smaller one
 BUDGET_S = 0.02
 HELPS = 2 / 3  # measured on two processors, where two helpers and a leader need 0.4 of the time
 CONFIDENCE = 1.96  # standard errors in which the truth lies 95 times of 100
 FEW_PLACES = 2.5  # so much wider is the margin of few places, whose own spread is a guess
-# A compiler or helpers cost more than they save, and each place is read by its address alone.
+# A compiler or helpers would cost more than they save; the hashed scope must fit into memory.
 SETTINGS = text("""
     SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
-        set_config('enable_seqscan', 'off', true), set_config('work_mem', '64MB', true),
-        set_config('statement_timeout', '1000', true)
+        set_config('work_mem', '64MB', true), set_config('statement_timeout', '1000', true)
 """)
 SIZE = text("""
     SELECT pg_relation_size(oid) / current_setting('block_size')::int FROM pg_class
@@ -109,12 +123,11 @@ async def _guarded(session: AsyncSession, rows: Rows, blocks: int) -> Sample | N
 
 
 async def _sample(session: AsyncSession, rows: Rows, blocks: int) -> Sample:
-    """A few places first: on a slow or busy machine these must do."""
-    statement = _places(rows)
-    few = await _look(session, statement, blocks, FIRST)
+    """As many places as there is time for, which a few tell: a machine may be slow or busy."""
+    few = await _look(session, _places(rows), blocks, FEWEST)
     affordable = int(BUDGET_S / few.place_s) if few.place_s else MOST
-    places = min(MOST, affordable, blocks // BLOCKS // 2)
-    return few if places < 2 * FIRST else await _look(session, statement, blocks, places)
+    places = max(FEWEST, min(MOST, affordable, blocks // BLOCKS // 2))
+    return await _look(session, _places(rows, within=rows.in_scope), blocks, places)
 
 
 async def _look(session: AsyncSession, statement: Select[Any], blocks: int, places: int) -> Sample:
@@ -134,7 +147,7 @@ class _Tid(UserDefinedType[str]):
         return "tid"
 
 
-def _places(rows: Rows) -> Select[Any]:
+def _places(rows: Rows, *, within: ColumnElement[bool] | None = None) -> Select[Any]:
     """One row for each place: `last` + 1 of them, `apart` blocks apart, each somewhere in its stretch of the table."""
     number = func.generate_series(0, bindparam("last", type_=BigInteger())).column_valued("number")
     apart: Any = bindparam("apart", type_=Double())
@@ -142,13 +155,13 @@ def _places(rows: Rows) -> Select[Any]:
         cast(func.floor(number * apart + func.random() * (apart - BLOCKS)), BigInteger).label("block")
     ).subquery("places")
     address, start = column("ctid", _Tid()), places.c.block
-    seen = (
+    counts = (
         select(func.count().label("total"), func.count().filter(rows.wrong).label("affected"))
         .select_from(rows.table)
         .where(address >= _address(start), address < _address(start + BLOCKS))
-        .where(rows.tenant.in_(rows.tenants).is_(True))  # so written, the scope is hashed once
-        .lateral("seen")
     )
+    # So written, the scope is hashed once, rather than joined at every place.
+    seen = (counts if within is None else counts.where(within.is_(True))).lateral("seen")
     return select(seen.c.total, seen.c.affected, func.clock_timestamp().label("at")).select_from(
         places.join(seen, true())
     )
