@@ -220,5 +220,5 @@ class Starting:
             retry_of_run_id=scope.retry_of,
             preflight_id=seen.id,
             preflight_affected_count=seen.affected_count,
-            context={"preflight": {"affected_count": seen.affected_count}},
+            context={"preflight": {"affected_count": seen.affected_count, "estimated": seen.impact.estimated}},
         )

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Select,
     Uuid,
     cast,
+    false,
     func,
     literal,
     literal_column,
@@ -147,6 +148,7 @@ def _runs() -> Select[*tuple[Any, ...]]:
             *SHOWN,
             func.nullif(run.asks, literal_column("'[]'::jsonb")).label("asks"),  # few have any to be decoded
             cast(run.context["duration_ms"].astext, BigInteger).label("duration_ms"),
+            func.coalesce(run.context["preflight"]["estimated"].as_boolean(), false()).label("estimated"),
             Tenant.external_id.label("tenant_external_id"),
             cast(elapsed_s, Double).label("elapsed_s"),
         )
