@@ -141,7 +141,8 @@ async def apart(of: AsyncEngine, patience_s: float | None) -> Watched:
     try:
         if not driver.opening:
             await driver.execute("SET default_transaction_read_only = on")
-        await driver.set_type_codec("jsonb", schema="pg_catalog", encoder=_never, decoder=_document, format="binary")
+        for name, decode in (("json", orjson.loads), ("jsonb", _document)):
+            await driver.set_type_codec(name, schema="pg_catalog", encoder=_never, decoder=decode, format="binary")
     except BaseException:
         driver.terminate()
         raise

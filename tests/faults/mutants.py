@@ -161,12 +161,12 @@ MUTANTS = (
     _mutant(
         "a start over all tenants takes no lock",
         f"{GUARDS}::test_a_start_waits_for_another_on_an_overlapping_scope_only",
-        (LOCKS, "await session.execute(select(func.pg_advisory_xact_lock(_key(root))))", "return"),
+        (LOCKS, 'ALL = select(_ISOLATION, func.pg_advisory_xact_lock(_key("root")))', "ALL = select(_ISOLATION)"),
     ),
     _mutant(
         "a start over one tenant takes no lock on all",
         f"{GUARDS}::test_a_start_waits_for_another_on_an_overlapping_scope_only",
-        (LOCKS, "        await session.execute(select(func.pg_advisory_xact_lock_shared(_key(root))))\n"),
+        (LOCKS, ' func.pg_advisory_xact_lock_shared(_key("root")),'),
     ),
     _mutant(
         "overlapping runs are no error to the database",
@@ -176,7 +176,7 @@ MUTANTS = (
     _mutant(
         "an idempotency key is reserved twice",
         f"{START}::test_one_idempotency_key_is_one_run_and_one_answer",
-        ("src/opsplane/runbooks/idempotency.py", "        .on_conflict_do_nothing()\n"),
+        ("src/opsplane/runbooks/idempotency.py", ".on_conflict_do_nothing()"),
     ),
     _mutant(
         "a preflight is used twice",

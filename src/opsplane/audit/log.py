@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 Event = dict[str, Any]
 LONGEST_TEXT = 500
+INSERT = insert(AuditEvent).returning(AuditEvent.id)
 
 
 class AuditUnavailable(ServiceUnavailable):
@@ -98,8 +99,9 @@ def signed(settings: Settings, event: Event) -> Event:
 async def _stored(session: AsyncSession, event: Event) -> str | None:
     """None if the database took it, else what it said."""
     try:
-        async with session.begin_nested():
-            stored = await session.scalar(insert(AuditEvent).values(event).returning(AuditEvent.id))
+        connection = await session.connection()
+        async with connection.begin_nested():
+            stored = await connection.scalar(INSERT, event)
     except DBAPIError as error:
         if is_unreachable(error):
             raise  # the act itself cannot be committed either

@@ -105,15 +105,14 @@ async def keep(
     return kept
 
 
-async def consume(
-    session: AsyncSession, preflight_id: uuid.UUID, runbook: Runbook, scope: Scope, *, by: Actor
-) -> Preflight:
-    """Use a preflight up: once, by who looked, for what was looked at, before it expires.
+async def consume(session: AsyncSession, preflight_id: uuid.UUID, runbook: Runbook, scope: Scope, *, by: Actor) -> int:
+    """Use a preflight up: once, by who looked, for what was looked at, before it expires; how many rows it had found.
 
     Raises:
         PreflightStale: 409.
     """
-    used: Preflight | None = await session.scalar(
+    connection = await session.connection()
+    used = await connection.execute(
         update(Preflight)
         .where(
             Preflight.id == preflight_id,
@@ -127,8 +126,9 @@ async def consume(
             Preflight.used_at.is_(None),
         )
         .values(used_at=func.clock_timestamp())
-        .returning(Preflight)
+        .returning(Preflight.affected_count)
     )
-    if used is None:
+    affected: int | None = used.scalar_one_or_none()
+    if affected is None:
         raise PreflightStale(preflight_id)
-    return used
+    return affected
