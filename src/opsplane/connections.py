@@ -152,7 +152,7 @@ async def apart(of: AsyncEngine, patience_s: float | None) -> Watched:
 
 async def allow(session: AsyncSession, seconds: float) -> None:
     """From here on a statement on this session's connection may take so long, on our side of the network."""
-    driver = _driver((await session.connection()).sync_connection)
+    driver = driver_of((await session.connection()).sync_connection)
     if driver is not None and driver.patience_s is not None:
         driver.patience_s = seconds + MARGIN_S
 
@@ -227,16 +227,17 @@ def _ping(adapted: AdaptedConnection, driver: Watched) -> None:
 
 
 def _asked(connection: Connection, *_statement: object) -> None:
-    if driver := _driver(connection):
-        driver.expect_answer(driver.patience_s)
+    if found := driver_of(connection):
+        found.expect_answer(found.patience_s)
 
 
 def _told(connection: Connection, *_statement: object) -> None:
-    if driver := _driver(connection):
-        driver.answered()
+    if found := driver_of(connection):
+        found.answered()
 
 
-def _driver(connection: Connection | None) -> Watched | None:
+def driver_of(connection: Connection | None) -> Watched | None:
+    """The connection below SQLAlchemy's; None if it is lost."""
     if connection is None or connection.closed or connection.invalidated:
         return None
     driver = connection.connection.driver_connection

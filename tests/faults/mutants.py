@@ -181,17 +181,17 @@ MUTANTS = (
     _mutant(
         "a preflight is used twice",
         f"{START}::test_a_preflight_is_used_once_by_who_looked_and_for_what_was_looked_at",
-        (PREFLIGHTS, "            Preflight.used_at.is_(None),\n"),
+        (PREFLIGHTS, "        Preflight.used_at.is_(None),\n"),
     ),
     _mutant(
         "anybody uses anybody's preflight",
         f"{START}::test_a_preflight_is_used_once_by_who_looked_and_for_what_was_looked_at",
-        (PREFLIGHTS, "            Preflight.principal == by.principal,\n"),
+        (PREFLIGHTS, '        Preflight.principal == parameter("by"),\n'),
     ),
     _mutant(
         "a preflight never expires",
         f"{START}::test_an_expired_preflight_is_stale",
-        (PREFLIGHTS, "            Preflight.expires_at > func.clock_timestamp(),\n"),
+        (PREFLIGHTS, "        Preflight.expires_at > func.clock_timestamp(),\n"),
     ),
     _mutant(
         "the gate lets strangers through",

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
-from opsplane.db import Database
+from opsplane.db import Database, directly
 from opsplane.errors import OpsplaneError
 from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.models import IdempotencyKey
@@ -76,7 +76,7 @@ async def reserve(session: AsyncSession, key: str, request: str, *, by: Actor) -
 async def answered(session: AsyncSession, key: str, run_id: uuid.UUID, response: dict[str, Any], *, by: Actor) -> None:
     """Keep the answer."""
     given = {"principal_": by.principal, "key_": key, "run_id": run_id, "response": response}
-    await (await session.connection()).execute(ANSWERED, given)
+    await directly(session, ANSWERED, **given)
 
 
 def _answer(stored_request: str, response: dict[str, Any] | None, request: str) -> dict[str, Any]:
@@ -89,5 +89,5 @@ def _answer(stored_request: str, response: dict[str, Any] | None, request: str) 
 _MINE = (IdempotencyKey.principal == parameter("principal_")) & (IdempotencyKey.key == parameter("key_"))
 _FIND = select(IdempotencyKey.fingerprint, IdempotencyKey.response).where(_MINE)
 STORED = Lookup.of(_FIND)
-ANSWERED = update(IdempotencyKey).where(_MINE)
+ANSWERED = Lookup.of(update(IdempotencyKey).where(_MINE), ("run_id", "response"))
 RESERVE = insert(IdempotencyKey).on_conflict_do_nothing().returning(IdempotencyKey.key)

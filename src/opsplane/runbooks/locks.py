@@ -1,19 +1,22 @@
 """The scope lock: an advisory lock gives an order, the run row holds the scope, a constraint proves it."""
 
 import uuid
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Text, Uuid, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.db import directly
 from opsplane.errors import Conflict
-from opsplane.lookups import parameter
+from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.scopes import Scope, span
 from opsplane.runs.models import OperationRun
 from opsplane.runs.states import Status
 
 
-class Held(Protocol):
+@dataclass(frozen=True)
+class Held:
     """What is told of the run that holds a scope."""
 
     id: uuid.UUID
@@ -56,9 +59,8 @@ async def take(session: AsyncSession, scope: Scope, group: str) -> None:
 async def holder(session: AsyncSession, scope: Scope, group: str) -> Held | None:
     """The active run that holds an overlapping scope; a paused run still holds its own."""
     given = {"workspace": scope.workspace_id, "group": group, "bound": scope.tenant_id}
-    found: Any = await (await session.connection()).execute(HOLDER, given)
-    held: Held | None = found.one_or_none()
-    return held
+    rows = await directly(session, HOLDER, **given)
+    return Held(*rows[0]) if rows else None
 
 
 def _key(name: str) -> Any:
@@ -68,7 +70,7 @@ def _key(name: str) -> Any:
 _ISOLATION = func.current_setting("transaction_isolation")
 ALL = select(_ISOLATION, func.pg_advisory_xact_lock(_key("root")))
 ONE = select(_ISOLATION, func.pg_advisory_xact_lock_shared(_key("root")), func.pg_advisory_xact_lock(_key("own")))
-HOLDER = (
+HOLDER = Lookup.of(
     select(OperationRun.id, OperationRun.type, OperationRun.status)
     .where(
         OperationRun.workspace_id == parameter("workspace"),

@@ -5,14 +5,15 @@ from dataclasses import asdict
 from datetime import timedelta
 from http import HTTPStatus
 
-from sqlalchemy import func, update
+from sqlalchemy import Uuid, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
-from opsplane.db import Database, sqlstate
+from opsplane.db import Database, directly, sqlstate
 from opsplane.errors import Conflict, OpsplaneError
+from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.base import Impact, Runbook
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.scopes import Scope
@@ -111,24 +112,35 @@ async def consume(session: AsyncSession, preflight_id: uuid.UUID, runbook: Runbo
     Raises:
         PreflightStale: 409.
     """
-    connection = await session.connection()
-    used = await connection.execute(
-        update(Preflight)
-        .where(
-            Preflight.id == preflight_id,
-            Preflight.runbook == runbook.key,
-            Preflight.runbook_version == runbook.version,
-            Preflight.scope_kind == scope.kind,
-            Preflight.tenant_id.is_not_distinct_from(scope.tenant_id),
-            Preflight.retry_of_run_id.is_not_distinct_from(scope.retry_of),
-            Preflight.principal == by.principal,
-            Preflight.expires_at > func.clock_timestamp(),
-            Preflight.used_at.is_(None),
-        )
-        .values(used_at=func.clock_timestamp())
-        .returning(Preflight.affected_count)
+    rows = await directly(
+        session,
+        USE,
+        preflight=preflight_id,
+        key=runbook.key,
+        version=runbook.version,
+        kind=str(scope.kind),
+        tenant=scope.tenant_id,
+        retry_of=scope.retry_of,
+        by=by.principal,
     )
-    affected: int | None = used.scalar_one_or_none()
-    if affected is None:
+    if not rows:
         raise PreflightStale(preflight_id)
-    return affected
+    return int(rows[0]["affected_count"])
+
+
+USE = Lookup.of(
+    update(Preflight)
+    .where(
+        Preflight.id == parameter("preflight"),
+        Preflight.runbook == parameter("key"),
+        Preflight.runbook_version == parameter("version"),
+        Preflight.scope_kind == parameter("kind"),
+        Preflight.tenant_id.is_not_distinct_from(parameter("tenant", Uuid())),
+        Preflight.retry_of_run_id.is_not_distinct_from(parameter("retry_of", Uuid())),
+        Preflight.principal == parameter("by"),
+        Preflight.expires_at > func.clock_timestamp(),
+        Preflight.used_at.is_(None),
+    )
+    .values(used_at=func.clock_timestamp())
+    .returning(Preflight.affected_count)
+)

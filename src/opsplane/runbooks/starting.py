@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
-from opsplane.db import RACES, Transaction, first_line, new_id, sqlstate
+from opsplane.db import RACES, Transaction, directly, first_line, new_id, sqlstate
 from opsplane.errors import Conflict, ServiceUnavailable
-from opsplane.lookups import parameter
+from opsplane.lookups import Lookup, parameter
 from opsplane.queue import JOBS_PER_WAKE
 from opsplane.runbooks import idempotency, locks, preflights
 from opsplane.runbooks.base import Runbook
@@ -31,13 +31,20 @@ log = structlog.get_logger()
 
 STARTED = "platform.ops.runbooks.started"
 NOTHING_YET = dict.fromkeys(summary.KEYS, 0)
-INSERT = (
+FIELDS = (
+    "id", "status", "outcome", "summary_counts", "workspace_id", "type", "runbook_version", "scope_kind", "tenant_id",
+    "lock_group", "identity_mode", "identity_key", "source", "initiator_kind", "initiator_id", "initiator_display",
+    "token_id", "break_glass_id", "reason_code", "reason_text", "release", "retry_of_run_id", "preflight_id",
+    "preflight_affected_count", "context",
+)  # fmt: skip
+INSERT = Lookup.of(
     insert(OperationRun)
     .values(tenant_span=span(parameter("bound", Uuid())))
     .returning(
         OperationRun.created_at, OperationRun.started_at, OperationRun.paused_at, OperationRun.stalled_at,
         OperationRun.completed_at, OperationRun.asks, processes.alive_workers().exists().label("workers"),
-    )
+    ),
+    FIELDS,
 )  # fmt: skip
 
 
@@ -134,8 +141,7 @@ class Starting:
             if affected == 0 and not self.order.force:
                 raise NothingToDo
             values = self._values(scope, preflight_id, affected)
-            made = await (await tx.session.connection()).execute(INSERT, values | {"bound": scope.tenant_id})
-            created = made.mappings().one()
+            [created] = await directly(tx.session, INSERT, **values, bound=scope.tenant_id)
             self.written.set()
             run = OperationRun(**values)
             if scope.retry_of is not None:  # workers of the release before would expand it to every tenant
