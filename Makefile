@@ -30,7 +30,7 @@ layers: $(VENV)/installed ## Check that imports point one way
 
 JOBS ?= 2
 unit: $(VENV)/installed ## Run the tests, two files at a time (ARGS="-k name" picks some, JOBS=0 is one process)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m $(if $(filter 0,$(JOBS)),pytest,tests.again) -n $(JOBS) --dist loadfile $(ARGS)
 
 REQUESTS ?= 20000
 fuzz: $(VENV)/installed ## Ask both planes what schemathesis makes of their contracts (REQUESTS=20000, ARGS="--seed 7")

@@ -30,6 +30,9 @@ function show(run) {
   if (!row) return false;
   patch(row, run);
   showRunBadge($("[data-run-badge]", row), run);
+  const why = $("[data-why]", row);
+  why.hidden = !run.throttled;
+  why.textContent = run.throttled?.reason ?? "";
   const { failed = 0 } = run.summary_counts;
   $("[data-failed]", row).hidden = !failed;
   $("[data-failed]", row).textContent = `${number(failed)} failed`;

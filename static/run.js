@@ -1,7 +1,7 @@
 // One run: live by a stream while it goes on, by polling when the stream is stale; only what changed is touched.
 // And what operators ask of it: to pause, resume, cancel, and to try again what failed.
 
-import { $, $$, announce, ask, badge, busy, complain, connection, found, guard, here as pathOf, lost, number, once, patch, plural, ring, showBadge, showProblem, showRunBadge, showTime, toast, used } from "./shell.js";
+import { $, $$, announce, ask, badge, busy, complain, connection, found, guard, here as pathOf, lost, number, once, patch, plural, ring, showBadge, showProblem, showRunBadge, showTime, statusOf, toast, used } from "./shell.js";
 
 const STALE_MS = 22_000; // two of the server's ticks, and a little
 const POLL_MS = 5000;
@@ -17,7 +17,7 @@ let told = { status: run.status, quarter: 0 };
 function showRun(snapshot) {
   run = snapshot;
   patch(detail, run);
-  showBadge($('[data-badge-slot="status"]'), "status", run.stalled ? "stalled" : run.status);
+  showBadge($('[data-badge-slot="status"]'), "status", statusOf(run));
   showBadge($('[data-badge-slot="outcome"]'), "outcome", run.outcome);
   $('[data-badge-slot="outcome"]').hidden = run.status !== "completed";
   const slot = run.status === "completed" ? "outcome" : "status";
@@ -56,11 +56,13 @@ function showRetried() {
 
 /** What happens next; where nothing does until somebody acts, loudly. Below it, who asked for what is going on. */
 function showNextStep() {
-  const loud = run.stalled ? "stalled" : run.status === "paused" && "paused";
-  const look = loud && badge("status", loud);
+  const loud = statusOf(run);
+  const look = ["stalled", "throttled", "paused"].includes(loud) && badge("status", loud);
   $("#next-step").className = look ? `callout ${look.classList[1]}` : "muted";
   $("#next-step [data-icon]").replaceChildren(...(look ? [$("svg", look)] : []));
-  const { asked } = run;
+  const { asked, throttled } = run;
+  $("#throttled").hidden = !throttled;
+  if (throttled && $("#throttled time")?.dateTime !== throttled.since) $("#throttled span").replaceChildren(timeOf(throttled.since));
   $("#asked").hidden = !asked || asked.what === "resume" || run.status === "completed";
   if ($("#asked").hidden || $("#asked time")?.dateTime === asked.at) return;
   const who = Object.assign(document.createElement("span"), { className: "break", textContent: `${badge("step", asked.what).textContent} by ${asked.by}` });

@@ -254,8 +254,11 @@ export function showBadge(slot, kind, value) {
   slot.replaceChildren(badge(kind, value));
 }
 
+/** A run's status, or what is amiss with it. */
+export const statusOf = (run) => (run.stalled ? "stalled" : run.throttled ? "throttled" : run.status);
+
 export const showRunBadge = (slot, run) =>
-  run.status === "completed" ? showBadge(slot, "outcome", run.outcome) : showBadge(slot, "status", run.stalled ? "stalled" : run.status);
+  run.status === "completed" ? showBadge(slot, "outcome", run.outcome) : showBadge(slot, "status", statusOf(run));
 
 // ---- Likings, in cookies so that the server paints right the first time
 

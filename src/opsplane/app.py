@@ -72,7 +72,9 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         logs.configure(settings)
         audit_metrics.watch(settings)
-        serving = runtime.opened(settings, application="opsplane-api", statement_timeout_s=connections.STATEMENT_S)
+        serving = runtime.opened(
+            settings, application="opsplane-api", statement_timeout_s=connections.STATEMENT_S, looks_up=True
+        )
         async with serving as plane, contextlib.AsyncExitStack() as held:
             sign_in = await held.enter_async_context(doorman(plane))
             streams = await held.enter_async_context(hub.opened(plane))

@@ -123,6 +123,26 @@ class Settings(BaseSettings):
     stale_queued_s: int = Field(
         300, ge=5, le=86_400, description="Seconds a run may wait with no worker alive before it fails."
     )
+    throttle: bool = Field(True, description="Whether runs slow down and wait while the database has trouble.")
+    throttle_replica_lag_s: float = Field(
+        10, ge=0, le=86_400, description="Seconds a streaming replica may be behind; 0 = no limit."
+    )
+    throttle_ignored_replicas: str | None = Field(
+        None, description="`application_name`s, comma-separated, of replicas whose lag is nobody's trouble."
+    )
+    throttle_lock_wait_s: float = Field(
+        2, ge=0, le=600, description="Seconds a session of others may wait for a lock of opsplane's; 0 = no limit."
+    )
+    throttle_wal_mb_s: float = Field(
+        0, ge=0, le=1_000_000, description="Megabytes of WAL the database may write a second; 0 = no limit."
+    )
+    throttle_active_connections: int = Field(
+        0, ge=0, le=1_000_000, description="Sessions of others that may execute something at once; 0 = no limit."
+    )
+    throttle_connections_percent: int = Field(
+        80, ge=0, le=100, description="Percent of `max_connections` that may be in use; 0 = no limit."
+    )
+    throttle_vacuum: bool = Field(True, description="Whether runs slow down while their table is being vacuumed.")
 
     @field_validator("database_url")
     @classmethod
@@ -226,6 +246,11 @@ class Settings(BaseSettings):
     def private_hosts(self) -> list[str]:
         """Names, addresses and networks that alerts may reach though they are not public."""
         return _listed(self.alert_private_hosts)
+
+    @property
+    def ignored_replicas(self) -> list[str]:
+        """Names of replicas that may be behind as far as they like."""
+        return _listed(self.throttle_ignored_replicas)
 
     @property
     def mail_server(self) -> mailing.Server | None:

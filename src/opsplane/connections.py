@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 import asyncpg
+import orjson
 import structlog
 from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import AdaptedConnection
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 CONNECT_S = 10
 PING_S = 5
 CLOSE_S = 1
+POOL_S = 10  # to wait for a connection while all are busy
 STATEMENT_S = 15  # of processes that serve: nobody waits longer for a page
 SESSION = {"timezone": "UTC"}
 KEEP_ALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "2"}
@@ -38,6 +40,7 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     def __init__(self, protocol: object, transport: asyncio.Transport, *rest: object) -> None:
         super().__init__(protocol, transport, *rest)
         self.new = True
+        self.silent = False
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         _keep_alive(transport.get_extra_info("socket"))
@@ -81,11 +84,12 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
             self._set_alarm(loop, self._deadline)
             return
         log.warning("database_silent")
+        self.silent = True
         self.terminate()
 
 
-def engine(settings: Settings, *, application: str, statement_timeout_s: int | None) -> AsyncEngine:
-    """An engine whose connections the server limits, and which limit the server.
+def engine(settings: Settings, *, application: str, statement_timeout_s: int | None, apart: int = 0) -> AsyncEngine:
+    """An engine whose connections the server limits, and which limit the server; `apart` of them are for others.
 
     Without `statement_timeout_s` a statement may take for ever, as long as the network is alive.
     """
@@ -98,15 +102,20 @@ def engine(settings: Settings, *, application: str, statement_timeout_s: int | N
     made = create_async_engine(
         settings.sqlalchemy_url,
         isolation_level="READ COMMITTED",
-        pool_size=settings.pool_size,
+        pool_size=settings.pool_size - apart,
         max_overflow=0,
-        pool_timeout=10,
+        pool_timeout=POOL_S,
         hide_parameters=True,
         connect_args=_arguments(settings, application, limits)
         | {"command_timeout": _longest(settings, statement_timeout_s)},
     )
-    _watch(made, _opening(settings, limits), None if statement_timeout_s is None else statement_timeout_s + MARGIN_S)
+    _watch(made, _opening(settings, limits), patience_s(statement_timeout_s))
     return made
+
+
+def patience_s(statement_timeout_s: int | None) -> float | None:
+    """How long to wait for an answer that the server itself gives up on after so long."""
+    return None if statement_timeout_s is None else statement_timeout_s + MARGIN_S
 
 
 def migrating(settings: Settings) -> AsyncEngine:
@@ -122,11 +131,37 @@ def migrating(settings: Settings) -> AsyncEngine:
     return made
 
 
+async def apart(of: AsyncEngine, patience_s: float | None) -> Watched:
+    """A connection that the engine has made, but its pool knows no more: for single statements that only read."""
+    made = await of.raw_connection()
+    driver = made.driver_connection
+    assert isinstance(driver, Watched)
+    made.detach()
+    driver.expect_answer(patience_s)
+    try:
+        if not driver.opening:
+            await driver.execute("SET default_transaction_read_only = on")
+        await driver.set_type_codec("jsonb", schema="pg_catalog", encoder=_never, decoder=_document, format="binary")
+    except BaseException:
+        driver.terminate()
+        raise
+    driver.answered()
+    return driver
+
+
 async def allow(session: AsyncSession, seconds: float) -> None:
     """From here on a statement on this session's connection may take so long, on our side of the network."""
     driver = _driver((await session.connection()).sync_connection)
     if driver is not None and driver.patience_s is not None:
         driver.patience_s = seconds + MARGIN_S
+
+
+def _document(binary: bytes) -> Any:
+    return orjson.loads(memoryview(binary)[1:])  # a version, then text
+
+
+def _never(_value: object) -> bytes:
+    raise TypeError("what only reads sends no documents")
 
 
 def _longest(settings: Settings, statement_timeout_s: int | None) -> float | None:

@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from opsplane import connections
-from opsplane.config import Settings
-from opsplane.errors import InvalidInput, ServiceUnavailable
+from opsplane.config import Pooler, Settings
+from opsplane.errors import InvalidInput, OpsplaneError, ServiceUnavailable
+from opsplane.lookups import Lookup, Lookups, Rows
 
 log = structlog.get_logger()
 
@@ -28,7 +29,15 @@ TRANSIENT = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "53100", "53
 RACES = frozenset({"23P01", "40P01", "55P03"})  # exclusion constraint, deadlock, lock timeout
 # A startup parameter was refused, or a prepared statement is not where it was made: the marks of a pooler.
 POOLED = {"08P01", "26000", "42P05"}
+NOT_THERE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InternalClientError,  # of a connection that was lost in the middle of something
+)
 AFTER_COMMIT = "after_commit"
+MOST_LOOKUPS = 4  # at once: they are short, and more of them than that keep no server busier
 VERSION_TABLE = "opsplane_schema_version"  # beside the application's own alembic_version
 
 
@@ -76,9 +85,20 @@ class Database:
     """An engine and its transactions, for one process."""
 
     def __init__(
-        self, settings: Settings, *, application: str = "opsplane", statement_timeout_s: int | None = None
+        self,
+        settings: Settings,
+        *,
+        application: str = "opsplane",
+        statement_timeout_s: int | None = None,
+        looks_up: bool = False,
     ) -> None:
-        self.engine = connections.engine(settings, application=application, statement_timeout_s=statement_timeout_s)
+        share = min(MOST_LOOKUPS, settings.pool_size // 2)
+        self.engine = connections.engine(
+            settings, application=application, statement_timeout_s=statement_timeout_s, apart=share if looks_up else 0
+        )
+        self._lookups = Lookups(
+            self.engine, share, connections.patience_s(statement_timeout_s), settings.database_pooler is not Pooler.NONE
+        )
         self._sessions = async_sessionmaker(
             self.engine, expire_on_commit=False, autoflush=False, info={"settings": settings}
         )
@@ -109,8 +129,22 @@ class Database:
                 )
             yield session
 
+    async def look(self, wanted: Lookup, **given: Any) -> Rows:
+        """The rows of one statement that only reads; it sees what was committed before it, like any other.
+
+        Raises:
+            ServiceUnavailable: the database cannot be reached.
+        """
+        try:
+            return await self._lookups.rows(wanted, given)
+        except Exception as error:
+            if (refusal := _translated(error)) is not None:
+                raise refusal from error
+            raise
+
     async def close(self) -> None:
         """Close every connection."""
+        await self._lookups.close()
         await self.engine.dispose()
 
 
@@ -124,26 +158,26 @@ async def translate_unreachable() -> AsyncIterator[None]:
     """Turn "the database is not there" into a refusal; every other database error stays what it is."""
     try:
         yield
-    except (
-        OSError,
-        TimeoutError,
-        asyncpg.PostgresConnectionError,
-        asyncpg.CannotConnectNowError,
-        asyncpg.InternalClientError,  # of a connection that was lost in the middle of something
-    ) as error:
-        raise _unreachable(error) from error
-    except DBAPIError as error:
-        if sqlstate(error) in POOLED:
-            raise _pooled(error) from error
-        if is_unreachable(error):
-            raise _unreachable(error.orig or error) from error
-        if sqlstate(error) == NUL_IN_TEXT:
-            raise InvalidInput("Text must not contain NUL characters.") from error
+    except Exception as error:
+        if (refusal := _translated(error)) is not None:
+            raise refusal from error
         raise
-    except PoolTimeout as error:
-        raise ServiceUnavailable(
+
+
+def _translated(error: Exception) -> OpsplaneError | None:
+    if isinstance(error, PoolTimeout):
+        return ServiceUnavailable(
             "All connections of this process are busy; try again, or raise OPSPLANE_POOL_SIZE.", service="database"
-        ) from error
+        )
+    if isinstance(error, NOT_THERE):
+        return _unreachable(error)
+    if not isinstance(error, DBAPIError | asyncpg.PostgresError):
+        return None
+    if sqlstate(error) in POOLED:
+        return _pooled(error)
+    if is_unreachable(error):
+        return _unreachable(getattr(error, "orig", None) or error)
+    return InvalidInput("Text must not contain NUL characters.") if sqlstate(error) == NUL_IN_TEXT else None
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -158,7 +192,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 def sqlstate(error: BaseException) -> str | None:
     """The five-character SQLSTATE behind a SQLAlchemy error, if the server sent one."""
-    original = getattr(error, "orig", None)
+    original = getattr(error, "orig", error)
     return getattr(original, "sqlstate", None) or getattr(getattr(original, "__cause__", None), "sqlstate", None)
 
 
@@ -170,8 +204,8 @@ def _unreachable(error: BaseException) -> ServiceUnavailable:
     )
 
 
-def _pooled(error: DBAPIError) -> ServiceUnavailable:
-    log.warning("database_pooled", error=repr(error.orig or error))
+def _pooled(error: Exception) -> ServiceUnavailable:
+    log.warning("database_pooled", error=repr(getattr(error, "orig", None) or error))
     return ServiceUnavailable(
         f"{first_line(error).capitalize()}: OPSPLANE_DATABASE_URL seems to lead through a pooler in transaction mode; "
         "set OPSPLANE_DATABASE_POOLER=transaction.",

@@ -20,6 +20,7 @@ from opsplane.outbox import Kind
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes
+from opsplane.runs.throttling import checkup
 
 OLDEST_POSTGRES = 140000
 UNMIGRATED = "unknown until the schema is this release's; run `opsplane migrate`"
@@ -106,6 +107,10 @@ async def _workers(plane: Plane) -> tuple[bool, str]:
     return True, alive if workers else "none alive; runs wait until one is started with `opsplane worker`"
 
 
+async def _throttle(plane: Plane) -> tuple[bool, str]:
+    return await checkup.examine(plane.db, plane.settings)
+
+
 async def _alerts(plane: Plane) -> tuple[bool, str]:
     if not await migrate.is_current(plane.db):
         return False, UNMIGRATED
@@ -172,6 +177,7 @@ CHECKS: dict[str, Callable[[Plane], Awaitable[tuple[bool, str]]]] = {
     "audit": _audit,
     "redis": _redis,
     "workers": _workers,
+    "throttle": _throttle,
     "alerts": _alerts,
     "mail": _mail,
     "runbooks": _runbooks,

@@ -31,14 +31,17 @@ def servers(settings: Settings) -> Iterator[Settings]:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, *, application: str = "opsplane", statement_timeout_s: int | None = None
+    settings: Settings,
+    *,
+    application: str = "opsplane",
+    statement_timeout_s: int | None = None,
+    looks_up: bool = False,
 ) -> AsyncIterator[Plane]:
     """Load the runbooks and open the connections of one process; closes them at the end."""
     logs.configure(settings)
     registry.load(settings.runbooks_dir)
-    plane = Plane(
-        Database(settings, application=application, statement_timeout_s=statement_timeout_s), Queue(settings), settings
-    )
+    db = Database(settings, application=application, statement_timeout_s=statement_timeout_s, looks_up=looks_up)
+    plane = Plane(db, Queue(settings), settings)
     try:
         yield plane
     finally:

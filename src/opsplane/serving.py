@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from prometheus_client import disable_created_metrics, start_http_server
+from uvicorn.loops.auto import auto_loop_factory
 
 from opsplane import app, fleet, migrate, runtime
 from opsplane.audit import metrics as audit_metrics
@@ -19,6 +20,12 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series be
 REQUESTS_GRACE_S = 5  # a stream whose reader sleeps takes no notice of the end
 # Compared, not listened on.
 HERE = ("127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 # nosec
+
+
+def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
+    """A worker process on the quickest event loop there is; see `work`."""
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(work(settings, with_parent=with_parent))
 
 
 async def work(settings: Settings, *, with_parent: bool = False) -> None:

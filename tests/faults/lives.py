@@ -33,13 +33,14 @@ _hooks: list[Hook] = []  # what the runbook does besides, in the process that is
 
 
 class Rows(Runbook):
-    """Leaves ROWS numbered rows per tenant, two at a time; those of the second runbook start at 200."""
+    """Leaves ROWS numbered rows per tenant, `step` at a time; those of the second runbook start at 200."""
 
     title = "Rows"
     capability = "platform.runbooks.test.points"
     confirmation_phrase = "BACKFILL"
     start: ClassVar[int]
     pause_s: ClassVar[float] = 0
+    step: ClassVar[int] = 2
 
     async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
         return Impact(affected=ROWS, total=ROWS, tenants=len(TENANTS))
@@ -49,11 +50,12 @@ class Rows(Runbook):
         for hook in _hooks:
             hook(tenant, first)
         await session.execute(
-            text("INSERT INTO effects (tenant_id, n) VALUES (:tenant, :n), (:tenant, :n + 1)"),
-            {"tenant": tenant, "n": self.start + first},
+            text("INSERT INTO effects (tenant_id, n) SELECT :tenant, generate_series(:first ::int, :last ::int)"),
+            {"tenant": tenant, "first": self.start + first, "last": self.start + first + self.step - 1},
         )
         await asyncio.sleep(self.pause_s)
-        return Chunk(updated=2, cursor={"next": first + 2} if first + 2 < ROWS else None)
+        done = first + self.step
+        return Chunk(updated=self.step, cursor={"next": done} if done < ROWS else None)
 
 
 @register
@@ -97,6 +99,12 @@ async def start(plane: Plane, runbook: str, nonce: str) -> uuid.UUID:
 
 async def _work(plane: Plane, runbook: str, nonce: str) -> None:
     await support.drain(plane, await start(plane, runbook, nonce))
+
+
+async def _bundle(plane: Plane, runbook: str, nonce: str) -> None:
+    """All tenants fit into one chunk."""
+    Rows.step = ROWS
+    await _work(plane, runbook, nonce)
 
 
 async def _stop(plane: Plane, runbook: str, nonce: str) -> None:
@@ -182,7 +190,8 @@ async def _sweep_only(plane: Plane, step: str) -> None:
 
 
 LIVES: dict[str, Callable[[Plane, str, str], Awaitable[None]]] = {
-    "work": _work, "stop": _stop, "retry": _retry, "fail": _fail, "beat": _beat, "sweep": _sweep,
+    "work": _work,
+    "bundle": _bundle, "stop": _stop, "retry": _retry, "fail": _fail, "beat": _beat, "sweep": _sweep,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ LIMIT_S = 600
 LEASES = "src/opsplane/runs/leases.py"
 ITEMS = "src/opsplane/runs/items.py"
 DRAIN = "src/opsplane/runs/drain.py"
+CARRYING = "src/opsplane/runs/carrying.py"
 LIFECYCLE = "src/opsplane/runs/lifecycle.py"
 SWEEPER = "src/opsplane/runs/sweeper.py"
 LOCKS = "src/opsplane/runbooks/locks.py"
@@ -65,11 +66,13 @@ MUTANTS = (
         "the fence does not look at the lease token",
         f"{EXECUTION}::test_a_worker_that_lost_its_lease_cannot_commit",
         (LEASES, "            & (item.lease_token == self.token)\n"),
+        (LEASES, "        & (item.lease_token == mine.c.token)\n"),
     ),
     _mutant(
         "the fence does not look at the item's state",
         f"{GUARDS}::test_an_item_that_has_ended_lets_nobody_through_the_fence",
         (LEASES, "            & (item.state == ItemState.RUNNING)\n"),
+        (LEASES, "mine.c.token)\n        & (item.state == ItemState.RUNNING)\n", "mine.c.token)\n"),
     ),
     _mutant(
         "the fence locks nothing",
@@ -79,7 +82,7 @@ MUTANTS = (
     _mutant(
         "the fence does not look at the run",
         f"{CLAIMS}::test_a_claim_that_comes_to_light_after_the_pause_writes_nothing",
-        (LEASES, "    if status != Status.RUNNING:\n        raise RunNotRunning\n"),
+        (LEASES, "    if any(status != Status.RUNNING for status in ours.values()):\n        raise RunNotRunning\n"),
     ),
     _mutant(
         "a claim locks nothing",
@@ -94,12 +97,12 @@ MUTANTS = (
     _mutant(
         "a claim does not look at the run",
         f"{GUARDS}::test_a_run_that_is_not_running_hands_out_no_tenant",
-        (LEASES, "due, running.exists())", "due)"),
+        (LEASES, "due, running.exists(), *conditions)", "due, *conditions)"),
     ),
     _mutant(
         "a claim does not change the token",
         f"{EXECUTION}::test_a_worker_that_lost_its_lease_cannot_commit",
-        (LEASES, "                lease_token=item.lease_token + 1,\n"),
+        (LEASES, "            lease_token=item.lease_token + 1,\n"),
         (
             ITEMS,
             "            lost_count=lost,\n            lease_token=item.lease_token + 1,\n",
@@ -130,8 +133,9 @@ MUTANTS = (
     _mutant(
         "a run is settled within its last item's transaction",
         f"{EXECUTION}::test_workers_that_end_together_complete_the_run",
+        (CARRYING, "import leases, metrics, troubles\n", "import leases, lifecycle, metrics, troubles\n"),
         (
-            DRAIN,
+            CARRYING,
             FINISHED,
             f"{FINISHED}                await lifecycle.settle(tx.session, lease.run_id)\n",
         ),

@@ -106,7 +106,7 @@ async def retry_later(plane: Plane, lease: Lease) -> bool:
 async def give_back(plane: Plane, lease: Lease) -> None:
     """Give an item back at once."""
     async with plane.db.transaction() as tx:
-        await leases.release(tx.session, lease)
+        await leases.release(tx.session, [lease])
 
 
 async def sweep_one(plane: Plane, step: sweeper.Step) -> None:

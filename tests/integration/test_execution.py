@@ -400,6 +400,5 @@ async def test_a_tenant_that_had_to_be_retried_gets_smaller_chunks(
     await support.add_findings(plane, tenants[0], 60)
     run_id = await support.begun(plane, operator, support.BACKFILL)
     lease = replace(await claim(plane, run_id), attempts=attempts)
-    worker = support.drainer(plane)
-    await worker._advance(registry.find(support.BACKFILL), lease, worker._chunk_size())
+    await support.drainer(plane).carrier(run_id, registry.find(support.BACKFILL)).advance(lease)
     assert await support.count(plane, Finding, Finding.due_at.is_not(None)) == rows

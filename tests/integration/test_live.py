@@ -109,7 +109,7 @@ class Stream:
     response: httpx.Response
     lines: AsyncIterator[str]
 
-    async def next(self, within_s: float = 5) -> tuple[str, Any]:
+    async def next(self, within_s: float = 20) -> tuple[str, Any]:
         """The next event, as (name, data); `closed` after the last one."""
         event: dict[str, str] = {}
         async with asyncio.timeout(within_s):
@@ -153,7 +153,7 @@ async def serving(plane: Plane, pace: Pace, settings: Settings | None = None) ->
 @asynccontextmanager
 async def streaming(address: str, run_id: uuid.UUID, headers: dict[str, str]) -> AsyncIterator[Stream]:
     async with (
-        httpx.AsyncClient(base_url=address, headers=headers | {"Accept": "text/event-stream"}) as client,
+        httpx.AsyncClient(base_url=address, headers=headers | {"Accept": "text/event-stream"}, timeout=30) as client,
         client.stream("GET", f"/system/ops/runs/{run_id}/events") as response,
     ):
         yield Stream(response, response.aiter_lines())
@@ -167,8 +167,8 @@ async def bearer(plane: Plane) -> dict[str, str]:
 async def test_a_stream_begins_with_what_the_run_is_now(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     run_id, headers = await queued(plane, operator), await bearer(plane)
     async with serving(plane, HINTED) as (_, address), streaming(address, run_id, headers) as stream:
-        assert await stream.next(1) == ("run", httpx_json(await get(address, f"{run_id}", headers)))
-        assert await stream.next(1) == ("figures", httpx_json(await get(address, f"{run_id}/figures", headers)))
+        assert await stream.next(5) == ("run", httpx_json(await get(address, f"{run_id}", headers)))
+        assert await stream.next(5) == ("figures", httpx_json(await get(address, f"{run_id}/figures", headers)))
         sent = stream.response.headers
         assert sent["content-type"].startswith("text/event-stream")
         assert (sent["x-accel-buffering"], sent["cache-control"]) == ("no", "no-store")
@@ -180,7 +180,7 @@ def httpx_json(answer: httpx.Response) -> Any:
 
 
 async def get(address: str, path: str, headers: dict[str, str], method: str = "GET") -> httpx.Response:
-    async with httpx.AsyncClient(base_url=address, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as client:
         return await client.request(method, f"/system/ops/runs/{path}")
 
 

@@ -194,12 +194,12 @@ async def test_a_tenant_that_changes_hands_is_counted_by_why(
     lost = counted("opsplane_leases_lost_total")
     held, late, left = await claimed(), await claimed(), await claimed()
     async with plane.db.transaction() as tx:
-        await leases.release(tx.session, held)
-        await leases.release(tx.session, held)  # nobody's by now: nothing is given back
+        await leases.release(tx.session, [held])
+        await leases.release(tx.session, [held])  # nobody's by now: nothing is given back
         await leases.retry_later(tx.session, late, "x", "x")
         await leases.release_others(tx.session, worker, [])
     drainer = support.drainer(plane)
-    await drainer._repair(registry.find("test.effects.plain"), left, drainer._chunk_size(), ends=time.monotonic() + 9)
+    await drainer.carrier(run.id, registry.find("test.effects.plain")).carry([left])
     again = await claimed()
     async with plane.db.transaction() as tx:
         await tx.session.execute(
@@ -274,6 +274,7 @@ async def test_the_figures_are_those_of_100_active_runs_read_in_a_few_statements
     assert now["opsplane_runs_active", ("running", "metrics.test")] == 50
     assert now["opsplane_runs_active", ("queued", "metrics.test")] == 50
     assert now["opsplane_runs_stalled", ()] == 1
+    assert now["opsplane_runs_throttled", ()] == 0
     assert 100 <= now["opsplane_runs_oldest_queued_age_seconds", ()] < 130
     assert now["opsplane_items_open", ("pending",)] == 1800
     assert now["opsplane_items_open", ("running",)] == 200

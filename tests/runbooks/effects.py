@@ -92,3 +92,62 @@ class Poison(Effects):
     async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
         if await self.is_called(session, tenant, "globex"):
             os._exit(9)
+
+
+@register
+class Small(Effects):
+    key = "test.effects.small"
+    chunk = ROWS
+
+
+@register
+class SmallByItself(Effects):
+    key = "test.effects.by_itself"
+    chunk = ROWS
+    bundled = False
+
+
+@register
+class SmallFailsForGlobex(Effects):
+    key = "test.effects.small_fails"
+    chunk = ROWS
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if await self.is_called(session, tenant, "globex"):
+            await session.execute(text("SELECT 1 / 0"))
+
+
+@register
+class SmallTransientForGlobex(Effects):
+    key = "test.effects.small_transient"
+    chunk = ROWS
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if await self.is_called(session, tenant, "globex"):
+            raise Retry("not yet")
+
+
+@register
+class LargeGlobex(Effects):
+    key = "test.effects.large_globex"
+
+    async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+        large = await self.is_called(session, tenant, "globex")
+        return await super().apply(session, tenant, cursor, 10 if large else limit)
+
+    chunk = ROWS
+
+
+@register
+class BreaksAtTheCommit(Effects):
+    """The database finds out about globex when it is too late to say which tenant it was."""
+
+    key = "test.effects.breaks_late"
+    chunk = ROWS
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        if await self.is_called(session, tenant, "globex"):
+            await session.execute(
+                text("CREATE TEMP TABLE late (n int UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP")
+            )
+            await session.execute(text("INSERT INTO late VALUES (1), (1)"))

@@ -137,7 +137,7 @@ def test_every_state_has_a_character_of_its_own() -> None:
 @pytest.mark.parametrize("kind", [Status, Outcome, ItemState])
 def test_the_terminal_has_the_words_of_the_pages(kind: type[Status]) -> None:
     name = {"ItemState": "item"}.get(kind.__name__, kind.__name__.lower())
-    assert set(badges.CATALOGUE[name]) - {"stalled"} == set(kind)
+    assert set(badges.CATALOGUE[name]) - {"stalled", "throttled"} == set(kind)
 
 
 def test_a_run_without_a_worker_says_what_to_do() -> None:

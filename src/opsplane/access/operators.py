@@ -13,6 +13,7 @@ from opsplane.auth import sessions, tokens
 from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.models import BreakGlass, PlatformUser, SystemSession
 from opsplane.config import Settings
+from opsplane.db import Database
 from opsplane.errors import OpsplaneError
 
 
@@ -87,13 +88,13 @@ async def by_session(
     )
 
 
-async def by_token(session: AsyncSession, token: str) -> Operator:
+async def by_token(db: Database, token: str) -> Operator:
     """The operator behind an API token.
 
     Raises:
         InvalidToken: 401.
     """
-    return Operator(actor=await tokens.authenticate(session, token))
+    return Operator(actor=await tokens.authenticate(db, token))
 
 
 def _actor(user: PlatformUser, capabilities: frozenset[str], emergency: BreakGlass | None) -> Actor:

@@ -14,19 +14,19 @@ from opsplane.errors import InvalidInput
 from opsplane.runbooks.service import Plane, Source
 
 
-def the_plane(request: Request) -> Plane:
+async def the_plane(request: Request) -> Plane:
     """Hand over what the lifespan opened for every request of this process."""
     found: Plane = request.state.plane
     return found
 
 
-def the_doorman(request: Request) -> SignIn:
+async def the_doorman(request: Request) -> SignIn:
     """Hand over what judges passwords, opened once for the process."""
     found: SignIn = request.state.sign_in
     return found
 
 
-def the_client(request: Request) -> Client:
+async def the_client(request: Request) -> Client:
     """Where the request comes from, behind trusted proxies."""
     address = request.client.host if request.client else "unknown"
     return Client(address, request.headers.get("user-agent", ""))

@@ -131,9 +131,9 @@ class SystemGate(Gate):
         token, secret = bearer(connection), self._cookie.read(connection)
         if token is None and secret is None:
             return None
+        if token is not None:
+            return await operators.by_token(_plane(connection).db, token)
         async with _plane(connection).db.transaction() as tx:
-            if token is not None:
-                return await operators.by_token(tx.session, token)
             lendable = registry.capabilities()
             return await operators.by_session(tx.session, self._settings, secret or "", lendable=lendable, used=used)
 

@@ -1,9 +1,9 @@
 """The headers that tell a browser to trust a response as little as possible; one policy for every response."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STATIC = "/static/"
+CACHE_CONTROL = b"cache-control"
 HSTS = "max-age=31536000"
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
@@ -27,7 +27,9 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self._app = app
-        self._headers = HEADERS | ({"strict-transport-security": HSTS} if https else {})
+        headers = HEADERS | ({"strict-transport-security": HSTS} if https else {})
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._ours = {name for name, _ in self._headers} | {b"server"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -43,10 +45,8 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
     def _set(self, start: Message, *, cacheable: bool) -> None:
-        start["headers"] = [(name.lower(), value) for name, value in start.get("headers", [])]
-        headers = MutableHeaders(raw=start["headers"])
-        del headers["server"]
-        for name, value in self._headers.items():
-            headers[name] = value  # replaces, so no header is there twice
-        if not cacheable:
-            headers.setdefault("cache-control", "no-store")
+        given = [(name.lower(), value) for name, value in start.get("headers", [])]
+        headers = [one for one in given if one[0] not in self._ours]  # so that none of ours is there twice
+        if not cacheable and not any(name == CACHE_CONTROL for name, _ in headers):
+            headers.append((CACHE_CONTROL, b"no-store"))
+        start["headers"] = headers + self._headers

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from opsplane.api import problems
+from opsplane.api import problems, windows
 from opsplane.api.refusals import BodyTooLarge, TooManyRequests
 from opsplane.auth import throttle
 
@@ -108,7 +108,7 @@ class AtMost:
 
     def __init__(self, limit: str) -> None:
         # In memory, for slowapi asks its storage synchronously: a stalled Redis would stop the whole process.
-        self._limiter = Limiter(key_func=_caller, storage_uri="memory://", key_style="endpoint")
+        self._limiter = Limiter(key_func=_caller, storage_uri=f"{windows.SCHEME}://", key_style="endpoint")
         self._limiter.enabled = True  # whatever RATELIMIT_ENABLED says outside
         self._limiter.logger.setLevel(logging.ERROR)  # it would log each refusal of a flood
         self._admit = self._limiter.limit(limit)(_admitted)

@@ -46,7 +46,7 @@ class EventStream(StreamingResponse):
             await super().stream_response(bounded)
 
 
-def the_hub(request: Request) -> Hub:
+async def the_hub(request: Request) -> Hub:
     """Hand over what the lifespan opened for every stream of this process."""
     found: Hub = request.state.hub
     return found

@@ -135,8 +135,7 @@ async def _read(db: Database) -> Figures | None:
 
 
 async def _authenticate(plane: Plane, token: str) -> None:
-    async with plane.db.transaction() as tx:
-        operator = await operators.by_token(tx.session, token)
+    operator = await operators.by_token(plane.db, token)
     operator.actor.require(Capability.SYSTEM_ACCESS, Capability.OPS_VIEW)
 
 

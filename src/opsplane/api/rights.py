@@ -16,7 +16,10 @@ from opsplane.auth.roles import TenantCapability
 
 
 class Demand:
-    """A dependency by which a route says who may call it; a test walks the routes and finds one on each."""
+    """A dependency by which a route says who may call it; a test walks the routes and finds one on each.
+
+    All of them are coroutines, though they await nothing: FastAPI takes a plain function to another thread.
+    """
 
     __call__: Callable[..., Any]
 
@@ -24,14 +27,14 @@ class Demand:
 class Public(Demand):
     """Anybody, as the gate lets the request through."""
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         """Ask nothing."""
 
 
 class SignedIn(Demand):
     """Any operator, by session or token, also one who must still enrol an authenticator."""
 
-    def __call__(self, request: Request) -> Operator:
+    async def __call__(self, request: Request) -> Operator:
         """Hand over who it is."""
         operator: Operator = request.state.operator
         return operator
@@ -40,7 +43,7 @@ class SignedIn(Demand):
 class AtABrowser(Demand):
     """An operator with a session; a token is refused (403)."""
 
-    def __call__(self, request: Request) -> Person:
+    async def __call__(self, request: Request) -> Person:
         """Hand over the person and their session."""
         operator: Operator = request.state.operator
         return operator.person()
@@ -52,7 +55,7 @@ class Right(Demand):
     def __init__(self, capability: Capability) -> None:
         self.capability = capability
 
-    def __call__(self, request: Request) -> Actor:
+    async def __call__(self, request: Request) -> Actor:
         """Hand over the actor."""
         return self.operator(request).actor
 
@@ -68,7 +71,7 @@ class Right(Demand):
 class RightAtABrowser(Right):
     """An operator with a session who has a capability now, else 403."""
 
-    def __call__(self, request: Request) -> Person:  # type: ignore[override]  # a door for people, not for tokens
+    async def __call__(self, request: Request) -> Person:  # type: ignore[override]  # a door for people, not for tokens
         """Hand over the person and their session."""
         return self.operator(request).person()
 
@@ -84,7 +87,7 @@ class TenantPerson:
 class TenantUserSignedIn(Demand):
     """Any tenant user."""
 
-    def __call__(self, request: Request) -> TenantPerson:
+    async def __call__(self, request: Request) -> TenantPerson:
         """Hand over the member and their session."""
         return TenantPerson(request.state.member, request.state.session)
 
@@ -98,7 +101,7 @@ class TenantRight(Demand):
     def __init__(self, capability: TenantCapability) -> None:
         self.capability = capability
 
-    def __call__(self, request: Request) -> Member:
+    async def __call__(self, request: Request) -> Member:
         """Hand over the member."""
         member: Member = request.state.member
         member.require_anywhere(self.capability)

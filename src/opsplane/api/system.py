@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,6 +21,7 @@ from opsplane.api.deps import (
     id_before,
     source_of,
 )
+from opsplane.api.encoding import Encoded
 from opsplane.api.live import live
 from opsplane.api.notifications import bell
 from opsplane.api.queries import ItemQuery, RunQuery, TenantQuery
@@ -36,6 +37,7 @@ from opsplane.api.schemas import (
     TenantOut,
     TenantPage,
 )
+from opsplane.auth.actors import Actor
 from opsplane.auth.tokens import InvalidToken
 from opsplane.errors import InvalidInput, MissingCapability, NotFound, ServiceUnavailable
 from opsplane.runbooks import registry, service
@@ -51,6 +53,7 @@ from opsplane.runbooks.service import ConfirmationMismatch, NothingToDo, Plane, 
 from opsplane.runs import briefs, item_views, views
 from opsplane.runs.briefs import RunBrief
 from opsplane.runs.schemas import RunOut, ScopeOut
+from opsplane.runs.views import Wanted
 from opsplane.tenants import universe
 from opsplane.tenants.models import Tenant
 from opsplane.tenants.universe import TenantNotAllowed
@@ -134,20 +137,27 @@ async def start_runbook(
     return started.run
 
 
-@ops.get("/runs", responses=problems.responses(*ALWAYS, InvalidInput, TenantNotAllowed))
-async def list_runs(who: CanViewRuns, plane: ThePlane, query: Annotated[RunQuery, Query()]) -> RunPage:
+@ops.get("/runs", response_model=RunPage, responses=problems.responses(*ALWAYS, InvalidInput, TenantNotAllowed))
+async def list_runs(who: CanViewRuns, plane: ThePlane, query: Annotated[RunQuery, Query()]) -> Response:
     """Runs, newest first."""
-    before = id_before(query.cursor)
-    async with plane.db.reading() as session:
-        runs = views.newest_first(
-            runbook=query.runbook, status=query.status, outcome=query.outcome,
-            tenant_id=await _tenant_id(session, query.tenant), source=query.source, within=queries.since(query.since),
-            before=before, limit=query.limit + 1,
-        )  # fmt: skip
-        found = await views.page(session, runs, base_url=plane.settings.base_url)
+    return Encoded(await page_of_runs(who, plane, query))
+
+
+async def page_of_runs(who: Actor, plane: Plane, query: RunQuery) -> dict[str, Any]:
+    """A page of runs as JSON has it; `RunPage` says what is in it."""
+    wanted = Wanted(
+        runbook=query.runbook,
+        status=query.status,
+        outcome=query.outcome,
+        tenant_id=await _tenant_id(plane, query.tenant),
+        source=query.source,
+        within=queries.since(query.since),
+    )
+    before, base_url = id_before(query.cursor), plane.settings.base_url
+    found = await views.page(plane.db, wanted, before=before, limit=query.limit + 1, base_url=base_url)
     more = len(found) > query.limit
-    last = found[: query.limit][-1:]
-    return RunPage(items=found[: query.limit], next_cursor=encode_cursor(last[0].id) if more else None)
+    shown = found[: query.limit]
+    return {"items": shown, "next_cursor": encode_cursor(shown[-1]["id"]) if more else None}
 
 
 @ops.get("/runs/{run_id}", responses=problems.responses(*ALWAYS, NotFound))
@@ -246,10 +256,11 @@ class _Runs:
         )
 
 
-async def _tenant_id(session: AsyncSession, tenant: str | None) -> uuid.UUID | None:
+async def _tenant_id(plane: Plane, tenant: str | None) -> uuid.UUID | None:
     if tenant is None:
         return None
-    return (await universe.pick(session, await universe.workspace_id(session), tenant)).id
+    async with plane.db.reading() as session:
+        return (await universe.pick(session, await universe.workspace_id(session), tenant)).id
 
 
 def _as_int(position: str | None) -> int | None:

@@ -18,7 +18,12 @@ class AuditEvent(Base):
         Index("ix_audit_events_occurred_at_id", "occurred_at", "id"),
         Index("ix_audit_events_action_occurred_at", "action", "occurred_at", "id"),
         Index("ix_audit_events_subject", "subject_type", "subject_id"),
-    )
+        Index(
+            "ix_audit_events_tenant_id_occurred_at", "tenant_id", "occurred_at", "id",
+            postgresql_where="tenant_id IS NOT NULL",
+        ),
+        Index("ix_audit_events_break_glass", "occurred_at", "id", postgresql_where="break_glass_id IS NOT NULL"),
+    )  # fmt: skip
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     occurred_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

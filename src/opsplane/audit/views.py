@@ -82,7 +82,9 @@ class Wanted:
             "tenant_id": lambda tenant: event.tenant_id == tenant,
             "since": lambda since: event.occurred_at >= since,
             "until": lambda until: event.occurred_at < until,
-            "break_glass": lambda marked: event.break_glass_id.is_not(None) == marked,
+            "break_glass": lambda marked: (
+                event.break_glass_id.is_not(None) if marked else event.break_glass_id.is_(None)
+            ),
         }
         return [make(value) for name, make in by.items() if (value := getattr(self, name)) is not None]
 

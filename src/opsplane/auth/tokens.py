@@ -15,10 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import ApiToken, PlatformUser, PlatformUserCapability
+from opsplane.db import Database
 from opsplane.errors import InvalidInput, NotFound, OpsplaneError
+from opsplane.lookups import Lookup, parameter
 
 PLANE = "system"
 MAX_DAYS = 90
+TOUCH_AFTER = timedelta(minutes=1)
 _SECRET_LENGTH = 43  # 256 bits in base64url
 _CHECKSUM_LENGTH = 8
 
@@ -39,6 +42,33 @@ class CannotMint(OpsplaneError):
 
     def __init__(self) -> None:
         super().__init__("Tokens are made by a person outside of break-glass: opsplane tokens create.")
+
+
+# Once a minute is enough to know, and keeps one hot row from being written by every request.
+_TO_TOUCH = ApiToken.last_used_at.is_(None) | (ApiToken.last_used_at < func.now() - TOUCH_AFTER)
+LIVE = Lookup.of(
+    select(
+        ApiToken.id,
+        ApiToken.owner_id,
+        ApiToken.name,
+        ApiToken.secret_hash,
+        ApiToken.capabilities,
+        PlatformUser.email,
+        func.array(
+            select(PlatformUserCapability.capability)
+            .where(PlatformUserCapability.user_id == PlatformUser.id)
+            .scalar_subquery()
+        ).label("owned"),
+        _TO_TOUCH.label("touch"),
+    )
+    .join(PlatformUser, PlatformUser.id == ApiToken.owner_id)
+    .where(
+        ApiToken.prefix == parameter("prefix"),
+        ApiToken.revoked_at.is_(None),
+        ApiToken.expires_at > func.now(),
+        PlatformUser.disabled_at.is_(None),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -81,35 +111,26 @@ async def mint(
     return MintedToken(row, body + checksum_of(body))
 
 
-async def authenticate(session: AsyncSession, token: str) -> Actor:
+async def authenticate(db: Database, token: str) -> Actor:
     """The actor a token stands for, with what both token and owner may do now.
 
     Raises:
         InvalidToken: 401, the same for every reason.
     """
     prefix, secret = _parse(token)
-    row = (
-        await session.execute(
-            select(ApiToken, PlatformUser)
-            .join(PlatformUser, PlatformUser.id == ApiToken.owner_id)
-            .where(
-                ApiToken.prefix == prefix,
-                ApiToken.revoked_at.is_(None),
-                ApiToken.expires_at > func.now(),
-                PlatformUser.disabled_at.is_(None),
-            )
-        )
-    ).one_or_none()
-    if row is None or not hmac.compare_digest(row.ApiToken.secret_hash, _hash(secret)):
+    rows = await db.look(LIVE, prefix=prefix)
+    if not rows or not hmac.compare_digest(rows[0]["secret_hash"], _hash(secret)):
         raise InvalidToken
-    await _touch(session, row.ApiToken.id)
-    owned = await capabilities_of(session, row.PlatformUser.id)
+    [found] = rows
+    if found["touch"]:
+        async with db.transaction() as tx:
+            await _touch(tx.session, found["id"])
     return Actor(
         kind=ActorKind.API_TOKEN,
-        display=f"{row.PlatformUser.email} (token {row.ApiToken.name})",
-        id=row.PlatformUser.id,
-        token_id=row.ApiToken.id,
-        capabilities=owned & frozenset(row.ApiToken.capabilities),
+        display=f"{found['email']} (token {found['name']})",
+        id=found["owner_id"],
+        token_id=found["id"],
+        capabilities=frozenset(found["owned"]).intersection(found["capabilities"]),
     )
 
 
@@ -138,15 +159,9 @@ async def capabilities_of(session: AsyncSession, user_id: uuid.UUID) -> frozense
 
 
 async def _touch(session: AsyncSession, token_id: uuid.UUID) -> None:
-    # Once a minute is enough to know, and keeps one hot row from being written by every request.
     await session.execute(
-        update(ApiToken)
-        .where(
-            ApiToken.id == token_id,
-            (ApiToken.last_used_at.is_(None)) | (ApiToken.last_used_at < func.now() - timedelta(minutes=1)),
-        )
-        .values(last_used_at=func.now())
-    )
+        update(ApiToken).where(ApiToken.id == token_id, _TO_TOUCH).values(last_used_at=func.now())
+    )  # fmt: skip
 
 
 def _parse(token: str) -> tuple[str, str]:

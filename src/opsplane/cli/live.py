@@ -51,5 +51,5 @@ def draw(shown: RunOut, figures: FiguresOut, width: int) -> Group:
         complete_style=looks.colour(shown), finished_style=looks.colour(shown),
     )  # fmt: skip
     tenants = [heat.line(figures.cells, width), *heat.legend(shown.summary_counts, figures, width)]
-    next_step = Text(shown.next_step, "yellow" if shown.stalled else "dim")
+    next_step = Text(shown.next_step, "yellow" if shown.stalled or shown.throttled else "dim")
     return Group(*output.flow(said, width), Padding(bar, 0), *(tenants if figures.cells else []), next_step)

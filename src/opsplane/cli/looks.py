@@ -28,5 +28,7 @@ def colour(shown: RunOut) -> str:
 
 
 def state(shown: RunOut) -> tuple[str, str]:
-    """What a run's one badge is about: its outcome once it has one, its status before."""
-    return ("outcome", shown.outcome) if shown.status is Status.COMPLETED else ("status", shown.status)
+    """What a run's one badge is about: its outcome once it has one, its status before, or that it is throttled."""
+    if shown.status is Status.COMPLETED:
+        return "outcome", shown.outcome
+    return "status", "throttled" if shown.throttled and not shown.stalled else shown.status

@@ -48,7 +48,7 @@ def worker(
 ) -> None:
     """Run one worker process."""
     with context.errors(), serving.exposed(metrics_host, metrics_port), runtime.servers(load()) as settings:
-        asyncio.run(serving.work(settings, with_parent=with_parent))
+        serving.run_worker(settings, with_parent=with_parent)
 
 
 def migrate() -> None:

@@ -13,6 +13,7 @@ from opsplane.runs import views, words
 from opsplane.runs.control import Ask
 from opsplane.runs.schemas import RunOut
 from opsplane.runs.states import Outcome, Status
+from opsplane.runs.views import Wanted
 from opsplane.tenants import universe
 
 app = typer.Typer(no_args_is_help=True, help="What is running and what has run.")
@@ -42,10 +43,9 @@ def list_(
             tenant_id = None
             if tenant is not None:
                 tenant_id = (await universe.pick(session, await universe.workspace_id(session), tenant)).id
-            wanted = views.newest_first(
-                runbook=runbook, status=status, outcome=outcome, tenant_id=tenant_id, source=source, limit=limit
-            )
-            found = await views.page(session, wanted, base_url=plane.settings.base_url)
+        wanted = Wanted(runbook=runbook, status=status, outcome=outcome, tenant_id=tenant_id, source=source)
+        page = await views.page(plane.db, wanted, limit=limit, base_url=plane.settings.base_url)
+        found = [RunOut.model_validate(one) for one in page]
         if json_:
             output.as_json(found)
         else:

@@ -14,7 +14,12 @@ def whole(shown: RunOut, *, json_: bool) -> None:
         output.as_json(shown)
         return
     output.facts(
-        _about(shown) | {"Status": _status(shown)} | _asked(shown) | _result(shown) | {"Next": shown.next_step or None}
+        _about(shown)
+        | {"Status": _status(shown)}
+        | _throttled(shown)
+        | _asked(shown)
+        | _result(shown)
+        | {"Next": shown.next_step or None}
     )
     for told in shown.failures:
         output.out.print(failure(told))
@@ -70,7 +75,7 @@ def _reason(shown: RunOut) -> str | None:
 
 
 def _status(shown: RunOut) -> Text:
-    status = looks.label("status", shown.status)
+    status = looks.label("status", shown.status)  # the fact; that it is throttled has a line of its own
     if shown.status is not Status.COMPLETED:
         return status
     return Text.assemble(status, ", ", looks.label("outcome", shown.outcome))
@@ -85,6 +90,11 @@ def _cancelled(counts: dict[str, int]) -> str:
 def _asked(shown: RunOut) -> dict[str, object]:
     asked = shown.asked
     return {} if asked is None else {"Asked": f"to {asked.what} by {asked.by}, {words.moment(asked.at)}"}
+
+
+def _throttled(shown: RunOut) -> dict[str, object]:
+    why = shown.throttled
+    return {} if why is None else {"Throttled": f"{why.reason}, since {words.moment(why.since)}"}
 
 
 def _result(shown: RunOut) -> dict[str, object]:

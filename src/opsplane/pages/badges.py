@@ -17,6 +17,7 @@ CATALOGUE: dict[str, dict[str, Badge]] = {
         "queued": Badge("Queued", "gray", "clock"),
         "running": Badge("Running", "blue", "play-circle"),
         "stalled": Badge("Stalled", "red", "exclamation-triangle"),
+        "throttled": Badge("Throttled", "amber", "hand-raised"),
         "pausing": Badge("Pausing", "amber", "pause-circle"),
         "paused": Badge("Paused", "amber", "pause-circle"),
         "cancelling": Badge("Cancelling", "amber", "stop-circle"),

@@ -13,6 +13,7 @@ from opsplane.api import system as api
 from opsplane.api.deps import ThePlane
 from opsplane.api.queries import AuditQuery, DeliveryQuery, ItemQuery, RunQuery
 from opsplane.api.rights import CanManageAlerts, CanViewAudit, CanViewRunbooks, CanViewRuns
+from opsplane.api.schemas import RunPage
 from opsplane.auth.capabilities import Capability
 from opsplane.pages import alerting, badges, drawing, planes, timeline
 from opsplane.pages.login import login
@@ -45,7 +46,7 @@ async def runs(
 ) -> HTMLResponse:
     """Runs, newest first; of the last 30 days, unless the address says otherwise."""
     query = query.model_copy(update={"since": query.since or "30d"})
-    found = await api.list_runs(who, plane, query)
+    found = RunPage.model_validate(await api.page_of_runs(who, plane, query))
     choices = {
         "runbook": {runbook.key: runbook.title for runbook in registry.every()},
         "status": list(Status),

@@ -7,13 +7,32 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Select, Uuid, and_, bindparam, exists, func, select, update
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnClause,
+    ColumnElement,
+    Select,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    case,
+    column,
+    exists,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
 from opsplane.errors import ConfigurationError
+from opsplane.runbooks.inlining import inlined
 
 Cursor = dict[str, Any]
+
+LOOK = 10  # rows that a chunk may look at, for each that it may change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +46,17 @@ class Impact:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """What one chunk did; `cursor` is where the next one goes on (JSON), None when there is no next one."""
+    """What one chunk did; `cursor` is where the next one goes on (JSON), None when there is no next one.
+
+    `effort` is the part of its limit that it took, from which the next limit follows; None means `updated`.
+    `proven` says that `residue` need not be asked after it.
+    """
 
     updated: int
     cursor: Cursor | None
     errors: int = 0
+    effort: int | None = None
+    proven: bool = False
 
 
 class Retry(Exception):
@@ -49,6 +74,7 @@ class Runbook(ABC):
     confirmation_phrase: ClassVar[str]
     on_deploy: ClassVar[bool] = False
     lock_group: ClassVar[str | None] = None  # runbooks that write the same rows share one; default: the key
+    bundled: ClassVar[bool] = True  # small tenants may share a transaction; False if `apply` acts outside of it
 
     @abstractmethod
     async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
@@ -109,13 +135,24 @@ class RepairRunbook(Runbook):
         return Impact(affected=int(row[0]), total=int(row[1]), tenants=int(row[2]))
 
     async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
-        """The next `limit` wrong rows of the tenant by primary key, in one statement."""
-        parameters: dict[str, Any] = {"tenant": tenant, "limit": limit}
+        """The next `limit` wrong rows of the tenant by primary key, among its next `LOOK * limit`; one statement.
+
+        The tenant is proven right if every row that was found wrong was changed, and is right now.
+        """
+        parameters: dict[str, Any] = {"tenant": tenant, "limit": limit, "window": limit * LOOK}
         if cursor is not None:
             parameters["after"] = self._decode(cursor["after"])
         statement = self._first_chunk if cursor is None else self._next_chunk
-        found, updated, last = (await session.execute(statement, parameters)).one()
-        return Chunk(updated=updated, cursor={"after": self._encode(last)} if found == limit else None)
+        connection = await session.connection()
+        found, looked_at, updated, still_wrong, last = (await connection.execute(statement, parameters)).one()
+        unsure = bool(still_wrong) or updated < found or (cursor or {}).get("unsure", False)
+        over = found < limit and looked_at < limit * LOOK
+        return Chunk(
+            updated=updated,
+            cursor=None if over else {"after": self._encode(last)} | ({"unsure": True} if unsure else {}),
+            effort=max(found, (looked_at or 0) // LOOK),
+            proven=over and not unsure,
+        )
 
     async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:
         """The proof: does the selector still find a row of this tenant?"""
@@ -147,41 +184,76 @@ class RepairRunbook(Runbook):
         return getattr(self.table, mapper.get_property_by_column(mapper.primary_key[0]).key)
 
     @cached_property
-    def _wrong_here(self) -> ColumnElement[bool]:
-        return and_(self._tenant == bindparam("tenant", type_=Uuid()), self.wrong())
+    def _wrong(self) -> ColumnElement[bool]:
+        wrong: ColumnElement[bool] = inlined(self.wrong())
+        return wrong
+
+    @cached_property
+    def _here(self) -> ColumnElement[bool]:
+        here: ColumnElement[bool] = self._tenant == bindparam("tenant", type_=Uuid())
+        return here
 
     @cached_property
     def _proof(self) -> Select[bool]:
-        return select(exists(select(1).select_from(self.table).where(self._wrong_here)))
+        return select(exists(select(1).select_from(self.table).where(self._here, self._wrong)))
 
     @cached_property
     def _first_chunk(self) -> Select[Any]:
-        return self._chunk(self._wrong_here)
+        return self._chunk(self._here)
 
     @cached_property
     def _next_chunk(self) -> Select[Any]:
-        return self._chunk(and_(self._wrong_here, self._key > bindparam("after", type_=self._key.type)))
+        return self._chunk(and_(self._here, self._key > bindparam("after", type_=self._key.type)))
 
     def _chunk(self, selected: ColumnElement[bool]) -> Select[Any]:
-        # The UPDATE repeats the selector: a row that somebody repaired meanwhile is neither written nor counted.
-        batch = (
-            select(self._key.label("key")).where(selected).order_by(self._key).limit(bindparam("limit")).cte("batch")
+        # PostgreSQL reads `looked_at` only as far as `found` needs it, in the order of its index: where many rows are
+        # wrong, few are looked at, and where few are wrong, no more than the window, so that no chunk takes long.
+        place = self._place
+        looked_at = (
+            select(place.label("place"), self._key.label("key"), self._wrong.label("wrong"))
+            .where(selected)
+            .order_by(self._key)
+            .limit(bindparam("window", type_=BigInteger()))
+            .cte("looked_at")
+            .prefix_with("MATERIALIZED")
         )
+        limit = bindparam("limit", type_=BigInteger())
+        found = select(looked_at.c.place, looked_at.c.key).where(looked_at.c.wrong).limit(limit).cte("found")
+        # The UPDATE repeats the selector: a row that somebody repaired meanwhile is neither written nor counted.
         changed = (
             update(self.table)
-            .values({column.key: value for column, value in self.right().items()})
-            .where(self._key == batch.c.key, self._wrong_here)
-            .returning(self._key)
+            .values({column.key: inlined(value) for column, value in self.right().items()})
+            .where(place == any_(func.array(select(found.c.place).scalar_subquery())), self._here, self._wrong)
+            .returning(self._wrong.label("still"))
             .cte("changed")
         )
-        return select(
-            select(func.count()).select_from(batch).scalar_subquery(),
-            select(func.count()).select_from(changed).scalar_subquery(),
-            select(batch.c.key).order_by(batch.c.key.desc()).limit(1).scalar_subquery(),
-        )
+        return _summary(found, looked_at, changed, limit)
+
+    @cached_property
+    def _place(self) -> ColumnElement[Any]:
+        place: ColumnClause[Any] = column("ctid")
+        place.table = self.table.__table__
+        return place
 
     def _encode(self, key: Any) -> Any:
         return key if isinstance(key, int) else str(key)
 
     def _decode(self, key: Any) -> Any:
         return key if isinstance(key, int) else self._key.type.python_type(key)
+
+
+def _summary(found: CTE, looked_at: CTE, changed: CTE, limit: ColumnElement[int]) -> Select[Any]:
+    def rows(cte: CTE) -> ColumnElement[int]:
+        return select(func.count()).select_from(cte).scalar_subquery()
+
+    def last(cte: CTE) -> ColumnElement[Any]:
+        return select(cte.c.key).order_by(cte.c.key.desc()).limit(1).scalar_subquery()
+
+    enough = rows(found) >= limit
+    return select(
+        rows(found),
+        case((enough, None), else_=rows(looked_at)),
+        rows(changed),
+        select(func.count()).where(changed.c.still).scalar_subquery(),
+        case((enough, last(found)), else_=last(looked_at)),
+    )

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, func
+from sqlalchemy import JSON, ForeignKey, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from opsplane.db import Base, new_id
@@ -35,6 +35,7 @@ class IdempotencyKey(Base):
     """The answer to a start, kept so that a repeated request gets it again."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
 
     principal: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)

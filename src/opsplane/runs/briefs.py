@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Row, Select, select
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import ARRAY, Row, Select, Text, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.runbooks import registry
 from opsplane.runbooks.scopes import ScopeKind
 from opsplane.runs import views
 from opsplane.runs.models import OperationRun
@@ -33,9 +33,22 @@ class RunBrief(BaseModel):
 
 
 async def last_runs(session: AsyncSession, *, base_url: str) -> dict[str, RunBrief]:
-    """The newest run of every type that ever ran."""
-    newest = _runs().ext(distinct_on(OperationRun.type)).order_by(OperationRun.type, OperationRun.id.desc())
-    return {run.type: run for run in [_present(row, base_url) for row in await session.execute(newest)]}
+    """The newest run of every known runbook that ever ran."""
+    keys = (
+        func.unnest(cast([runbook.key for runbook in registry.every()], ARRAY(Text())))
+        .table_valued("key")
+        .render_derived("keys")
+    )
+    # Each by a look into the index: "the newest of each type" would read all there are.
+    newest = (
+        select(OperationRun.id)
+        .where(OperationRun.type == keys.c.key)
+        .order_by(OperationRun.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    found = _runs().where(OperationRun.id.in_(select(newest).select_from(keys)))
+    return {run.type: run for run in [_present(row, base_url) for row in await session.execute(found)]}
 
 
 async def active_runs(session: AsyncSession, *, base_url: str) -> list[RunBrief]:

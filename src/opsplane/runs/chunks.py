@@ -1,4 +1,8 @@
-"""How many rows a chunk takes: as many as fit into its target time."""
+"""How much a chunk takes: as many rows, and as many small tenants, as fit into its target time."""
+
+from opsplane.config import Settings
+
+FEW, MOST = 4, 256
 
 
 class ChunkSize:
@@ -17,3 +21,21 @@ class ChunkSize:
 
     def _resize(self, rows: float) -> None:
         self.rows = int(min(max(rows, self._smallest), self._largest))
+
+
+class Pace:
+    """What one drain has learned about its run."""
+
+    def __init__(self, settings: Settings, *, bundled: bool) -> None:
+        self.target_s = settings.chunk_target_ms / 1000
+        self.patience_s = settings.lease_s / 4  # nobody's lease may run out while its tenant waits for its turn
+        self.size = ChunkSize(
+            smallest=settings.chunk_min_rows, largest=settings.chunk_max_rows, target_s=self.target_s
+        )  # fmt: skip
+        self._most = MOST if bundled else 1
+        self.tenants = min(FEW, self._most)
+
+    def bundled(self, tenants: int, seconds: float) -> None:
+        """So many tenants were done in one chunk; the next claim takes as many as fit, at most twice as many."""
+        fit = tenants * self.target_s / max(seconds, 1e-6)
+        self.tenants = int(min(max(fit, 1), 2 * tenants, self._most)) or 1

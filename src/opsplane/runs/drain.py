@@ -3,33 +3,32 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 import structlog
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.config import Settings
-from opsplane.db import TRANSIENT, Database, first_line, is_unreachable, sqlstate
-from opsplane.errors import ServiceUnavailable
+from opsplane.db import Database
 from opsplane.hints import Announcer
 from opsplane.runbooks import registry
-from opsplane.runbooks.base import Chunk, Retry, Runbook
-from opsplane.runs import leases, lifecycle, metrics
-from opsplane.runs.chunks import ChunkSize
+from opsplane.runbooks.base import Runbook
+from opsplane.runs import leases, lifecycle
+from opsplane.runs.carrying import Carrier
+from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
-from opsplane.runs.leases import Key, Lease, LeaseLost, RunNotRunning
+from opsplane.runs.leases import Key, Lease
 from opsplane.runs.models import OperationRun
+from opsplane.runs.throttling.pacer import Pacer
+from opsplane.runs.throttling.throttle import Throttle
 
 log = structlog.get_logger()
 
 SLICE_S = 60
 SUSPECT_S = 0.5  # a suspect that waited for its turn with a lease would be blamed for the next death
-MAX_PASSES = 3
-# Serialization failure, deadlock, lock not available, statement or idle-in-transaction timeout; disk or memory full.
 
 
 class Drained(StrEnum):
@@ -38,6 +37,7 @@ class Drained(StrEnum):
     EMPTY = "empty"
     SLICE_OVER = "slice_over"
     STOPPED = "stopped"
+    THROTTLED = "throttled"
     UNKNOWN_RUNBOOK = "unknown_runbook"
 
 
@@ -53,6 +53,11 @@ class Drainer:
     isolation: Isolation = field(default_factory=Isolation)
     at_work: set[Key] = field(default_factory=set)
     left_behind: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @cached_property
+    def throttle(self) -> Throttle:
+        """What the drains of this process ask how fast they may go."""
+        return Throttle(self.db, self.settings, self.hints)
 
     async def drain(self, run_id: uuid.UUID) -> Drained:
         """Repair one tenant of the run after another until none is left, the slice is over, or `stop` is set.
@@ -81,102 +86,52 @@ class Drainer:
         if runbook is None:
             return Drained.UNKNOWN_RUNBOOK
         await self._begin(run_id)
-        size, ends = self._chunk_size(), time.monotonic() + SLICE_S
+        carrier = self.carrier(run_id, runbook)
         while not self.stop.is_set():
-            async with self.db.transaction() as tx:
-                lease = await leases.claim(tx.session, run_id, self.worker, lease_s=self.settings.lease_s)
-            if lease is None:
+            if not await carrier.pacer.before_claim(ends=carrier.ends):
+                return Drained.THROTTLED
+            held = await self._claim(run_id, carrier.pace)
+            if not held:
                 await self._settle(run_id)
                 return Drained.EMPTY
             self.hints.changed(run_id)
-            if lease.losses and self.at_work:
-                await self._give_back(lease, after_s=SUSPECT_S)
+            if held[0].losses and self.at_work:
+                await self._give_back(held, after_s=SUSPECT_S)
                 continue
-            with self._at_work(lease):
-                await self._repair(runbook, lease, size, ends=ends)
-            if time.monotonic() > ends:
+            with self._at_work(held):
+                await carrier.carry(held)
+            if time.monotonic() > carrier.ends:
                 return Drained.SLICE_OVER
         return Drained.STOPPED
 
+    async def _claim(self, run_id: uuid.UUID, pace: Pace) -> list[Lease]:
+        async with self.db.transaction() as tx:
+            return await leases.claim_some(
+                tx.session, run_id, self.worker, pace.tenants, lease_s=self.settings.lease_s
+            )  # fmt: skip
+
     @contextmanager
-    def _at_work(self, lease: Lease) -> Iterator[None]:
-        self.at_work.add(lease.key)
+    def _at_work(self, held: Sequence[Lease]) -> Iterator[None]:
+        keys = {lease.key for lease in held}
+        self.at_work.update(keys)
         try:
             yield
         finally:
-            self.at_work.discard(lease.key)
+            self.at_work.difference_update(keys)
 
-    async def _repair(self, runbook: Runbook, lease: Lease, size: ChunkSize, *, ends: float) -> None:
-        """Carry one tenant as far as it goes; every way out leaves its item ended, given back or lost to another."""
-        try:
-            current: Lease | None = lease
-            while current is not None:
-                if self.stop.is_set() or time.monotonic() > ends:
-                    return await self._give_back(current)
-                async with self.isolation.chunk(alone=current.losses > 0):
-                    current = await self._advance(runbook, current, size)
-        except LeaseLost:
-            _lost(lease)
-        except RunNotRunning:
-            await self._give_back(lease)
-        except ServiceUnavailable:
-            raise  # the item is given back, or its lease runs out: whoever reaches the database first goes on
-        except Exception as error:  # noqa: BLE001 - an author's code may raise anything, and it must end in a failure
-            await self._fail(lease, error)
-        return None
+    def carrier(self, run_id: uuid.UUID, runbook: Runbook) -> Carrier:
+        """What a drain carries the tenants of this run with."""
+        return Carrier(
+            db=self.db, settings=self.settings, hints=self.hints, isolation=self.isolation, stop=self.stop,
+            runbook=runbook, pace=Pace(self.settings, bundled=runbook.bundled),
+            pacer=Pacer(self.throttle, self.db, self.settings, self.stop, run_id, runbook),
+            ends=time.monotonic() + SLICE_S,
+        )  # fmt: skip
 
-    async def _advance(self, runbook: Runbook, lease: Lease, size: ChunkSize) -> Lease | None:
-        """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
-        started = time.monotonic()
+    async def _give_back(self, held: Sequence[Lease], *, after_s: float) -> None:
         async with self.db.transaction() as tx:
-            await leases.fence(tx.session, lease)
-            chunk = await _apply(runbook, tx.session, lease, _careful(size.rows, lease))
-            done = chunk.cursor is None and not await self._another_pass(tx.session, runbook, lease, chunk)
-            passes = lease.passes + (chunk.cursor is None)
-            stored = await leases.store(
-                tx.session, lease, cursor=chunk.cursor, updated=chunk.updated, errors=chunk.errors, passes=passes,
-                lease_s=self.settings.lease_s,
-            )  # fmt: skip
-            if done:
-                await leases.finish(tx.session, stored)
-        took_s = time.monotonic() - started
-        self.hints.changed(lease.run_id)
-        size.observe(chunk.updated, took_s)
-        metrics.chunk(runbook.key, chunk.updated, took_s)
-        return None if done else stored
-
-    async def _another_pass(self, session: AsyncSession, runbook: Runbook, lease: Lease, chunk: Chunk) -> bool:
-        looked_at_everything = lease.cursor is None and chunk.updated == 0
-        if looked_at_everything:
-            return False
-        with _authored():
-            if not await runbook.residue(session, lease.tenant_id):
-                return False
-        if lease.passes + 1 >= MAX_PASSES:
-            raise NotConverging
-        return True
-
-    async def _fail(self, lease: Lease, error: Exception) -> None:
-        code, message = _describe(error)
-        # A database error's own text can quote whole rows, so only its first line is kept anywhere.
-        traceback = None if isinstance(error, DBAPIError) else error
-        log.warning(
-            "item_failed", run_id=str(lease.run_id), item=lease.item_key, code=code, error=message, exc_info=traceback
-        )
-        try:
-            async with self.db.transaction() as tx:
-                if not _is_transient(error) or not await leases.retry_later(
-                    tx.session, lease, *_describe_for_now(error)
-                ):
-                    await leases.fail(tx.session, lease, code=code, message=message)
-            self.hints.changed(lease.run_id)
-        except LeaseLost:
-            _lost(lease)
-
-    async def _give_back(self, lease: Lease, *, after_s: float = 0) -> None:
-        async with self.db.transaction() as tx:
-            await leases.release(tx.session, lease, after_s=after_s)
-        self.hints.changed(lease.run_id)
+            await leases.release(tx.session, held, after_s=after_s)
+        self.hints.changed(held[0].run_id)
 
     async def _begin(self, run_id: uuid.UUID) -> None:
         async with self.db.transaction() as tx:
@@ -200,69 +155,3 @@ class Drainer:
                 return runbook
         log.warning("runbook_unknown_here", run_id=str(run_id), type=run and run.type)
         return None
-
-    def _chunk_size(self) -> ChunkSize:
-        settings = self.settings
-        return ChunkSize(
-            smallest=settings.chunk_min_rows,
-            largest=settings.chunk_max_rows,
-            target_s=settings.chunk_target_ms / 1000,
-        )
-
-
-class AuthorError(Exception):
-    """The author's code failed outside of the database, which must not look as if the database had."""
-
-    def __str__(self) -> str:
-        return f"{type(self.__cause__).__name__}: {self.__cause__}"
-
-
-def _lost(lease: Lease) -> None:
-    metrics.leases_lost.inc()
-    log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
-
-
-def _careful(rows: int, lease: Lease) -> int:
-    """Half as many rows for each time the tenant had to be tried again: what was too slow may fit in parts."""
-    return max(1, rows >> lease.attempts)
-
-
-async def _apply(runbook: Runbook, session: AsyncSession, lease: Lease, limit: int) -> Chunk:
-    with _authored():
-        return await runbook.apply(session, lease.tenant_id, lease.cursor, limit)
-
-
-@contextmanager
-def _authored() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, TimeoutError) as error:
-        raise AuthorError from error
-
-
-class NotConverging(Exception):
-    """The selector still finds rows after three passes: `right` does not make `wrong` false."""
-
-    def __str__(self) -> str:
-        return f"Rows are still wrong after {MAX_PASSES} passes: the runbook's right() does not satisfy its wrong()."
-
-
-def _is_transient(error: Exception) -> bool:
-    return isinstance(error, Retry) or sqlstate(error) in TRANSIENT
-
-
-def _describe_for_now(error: Exception) -> tuple[str, str]:
-    return ("try_again", first_line(error)) if isinstance(error, Retry) else _describe(error)
-
-
-def _describe(error: Exception) -> tuple[str, str]:
-    if isinstance(error, NotConverging):
-        return "not_converging", str(error)
-    if isinstance(error, Retry):
-        return "gave_up", f"The runbook asked {leases.MAX_ATTEMPTS} times to try again: {first_line(error)}"
-    if isinstance(error, DBAPIError) and not is_unreachable(error):
-        hint = " An index that fits the selector, or a larger OPSPLANE_CHUNK_TIMEOUT_S, helps."
-        return "database_error", f"{sqlstate(error)}: {first_line(error)}.{hint if sqlstate(error) == '57014' else ''}"
-    if isinstance(error, AuthorError):
-        return "runbook_error", first_line(error)
-    return "runbook_error", f"{type(error).__name__}: {first_line(error)}"

@@ -28,6 +28,7 @@ class ActiveRuns:
     status: str
     count: int
     stalled: int
+    throttled: int
     oldest_s: float
 
 
@@ -94,6 +95,7 @@ def families(figures: Figures | None) -> Iterator[Metric]:
         return
     yield _gauge("runs_active", "Runs that have not ended.", ["type", "status"], _by_type_and_status(figures))
     yield _gauge("runs_stalled", "Running runs in which nothing has moved for two minutes.", value=_stalled(figures))
+    yield _gauge("runs_throttled", "Running runs that the database's state holds up.", value=_throttled(figures))
     yield _gauge("runs_oldest_queued_age_seconds", "How long the oldest queued run has waited.", value=_oldest(figures))
     open_items = {(ItemState.PENDING,): figures.pending, (ItemState.RUNNING,): figures.leased}
     yield _gauge("items_open", f"Tenants' parts of runs not yet ended; pending up to {MOST:,}.", ["state"], open_items)
@@ -129,6 +131,10 @@ def _stalled(figures: Figures) -> int:
     return sum(one.stalled for one in figures.runs)
 
 
+def _throttled(figures: Figures) -> int:
+    return sum(one.throttled for one in figures.runs)
+
+
 def _oldest(figures: Figures) -> float:
     return max((one.oldest_s for one in figures.runs if one.status == Status.QUEUED), default=0)
 
@@ -139,8 +145,9 @@ def _free(figures: Figures) -> int:
 
 def _runs() -> Select[*tuple[Any, ...]]:
     stalled = func.count().filter(run.stalled_at.is_not(None))
+    throttled = func.count().filter(run.throttled_reason.is_not(None))
     return (
-        select(run.type, run.status, func.count(), stalled, _age_s(func.min(run.created_at)))
+        select(run.type, run.status, func.count(), stalled, throttled, _age_s(func.min(run.created_at)))
         .where(run.status != _constant(Status.COMPLETED))
         .group_by(run.type, run.status)
         .order_by(run.type, run.status)

@@ -1,12 +1,14 @@
 """Leases on run items: claim, change under the fence, end or give back. Every time is the database's."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import case, func, or_, select, tuple_, update
+from sqlalchemy import BigInteger, CursorResult, Text, any_, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.runs import items, metrics
@@ -35,6 +37,7 @@ class Lease:
     run_id: uuid.UUID
     item_key: str
     tenant_id: uuid.UUID
+    ordinal: int
     token: int
     cursor: dict[str, Any] | None
     updated: int
@@ -60,40 +63,62 @@ class Lease:
 
 async def claim(session: AsyncSession, run_id: uuid.UUID, worker: uuid.UUID, *, lease_s: float) -> Lease | None:
     """Lease the next pending item of a running run; None if there is none for now."""
+    claimed = await _claim(session, run_id, worker, 1, lease_s=lease_s)
+    return claimed[0] if claimed else None
+
+
+async def claim_some(
+    session: AsyncSession, run_id: uuid.UUID, worker: uuid.UUID, count: int, *, lease_s: float
+) -> list[Lease]:
+    """Lease up to `count` pending items that never gave trouble, in order; without such, the next one that did.
+
+    Whatever failed before, or may have killed its worker, is claimed alone, so that it takes no other along.
+    """
+    if count > 1:
+        smooth = (item.attempts == 0) & (item.lost_count == 0)
+        claimed = await _claim(session, run_id, worker, count, smooth, lease_s=lease_s)
+        if claimed:
+            return claimed
+    return await _claim(session, run_id, worker, 1, lease_s=lease_s)
+
+
+async def _claim(
+    session: AsyncSession, run_id: uuid.UUID, worker: uuid.UUID, count: int, *conditions: Any, lease_s: float
+) -> list[Lease]:
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
     running = select(OperationRun.id).where(OperationRun.id == run_id, OperationRun.status == Status.RUNNING)
     picked = (
         select(item.item_key)
-        .where(item.run_id == run_id, item.state == ItemState.PENDING, due, running.exists())
+        .where(item.run_id == run_id, item.state == ItemState.PENDING, due, running.exists(), *conditions)
         .order_by(item.ordinal)
-        .limit(1)
+        .limit(bindparam("count", count, BigInteger()))
         .with_for_update(skip_locked=True)
-        .scalar_subquery()
     )
-    row = (
-        await session.execute(
-            update(item)
-            .where(item.run_id == run_id, item.item_key == picked)
-            .values(
-                state=ItemState.RUNNING,
-                lease_token=item.lease_token + 1,
-                lease_until=_after(lease_s),
-                leased_by=worker,
-                started_at=func.coalesce(item.started_at, func.clock_timestamp()),
-            )
-            .returning(
-                item.item_key,
-                item.tenant_id,
-                item.lease_token.label("token"),
-                item.cursor,
-                item.updated_count.label("updated"),
-                item.passes,
-                item.attempts,
-                item.lost_count.label("losses"),
-            )
+    rows = await session.execute(
+        update(item)
+        .where(item.run_id == run_id, item.item_key == any_(func.array(picked.scalar_subquery())))
+        .values(
+            state=ItemState.RUNNING,
+            lease_token=item.lease_token + 1,
+            lease_until=select(_after(lease_s)).scalar_subquery(),  # the same for all: so a claim is known as one
+            leased_by=worker,
+            started_at=func.coalesce(item.started_at, func.clock_timestamp()),
         )
-    ).one_or_none()
-    return None if row is None else Lease(run_id=run_id, **row._mapping)  # noqa: SLF001 - SQLAlchemy's public API
+        .returning(
+            item.item_key,
+            item.tenant_id,
+            item.ordinal,
+            item.lease_token.label("token"),
+            item.cursor,
+            item.updated_count.label("updated"),
+            item.passes,
+            item.attempts,
+            item.lost_count.label("losses"),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    claimed = [Lease(run_id=run_id, **row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public API
+    return sorted(claimed, key=attrgetter("ordinal"))
 
 
 async def fence(session: AsyncSession, lease: Lease) -> None:
@@ -103,16 +128,27 @@ async def fence(session: AsyncSession, lease: Lease) -> None:
         LeaseLost: another worker has it, or it has ended.
         RunNotRunning: the run is asked to pause or cancel.
     """
-    status = await session.scalar(
-        select(OperationRun.status)
-        .join(item, item.run_id == OperationRun.id)
-        .where(lease.mine)
-        .with_for_update(of=item)
-    )  # fmt: skip
-    if status is None:
+    if not await fence_all(session, [lease]):
         raise LeaseLost
-    if status != Status.RUNNING:
+
+
+async def fence_all(session: AsyncSession, held: Sequence[Lease]) -> list[Lease]:
+    """Lock items of one run for the rest of the transaction; returns those that are still ours.
+
+    Raises:
+        RunNotRunning: the run is asked to pause or cancel.
+    """
+    rows = await session.execute(
+        select(item.item_key, OperationRun.status)
+        .join(OperationRun, OperationRun.id == item.run_id)
+        .where(_fenced(held[0].run_id, _columns("held", **_keys(held))))
+        .order_by(item.item_key)
+        .with_for_update(of=item)
+    )
+    ours: dict[str, str] = dict(rows.all())
+    if any(status != Status.RUNNING for status in ours.values()):
         raise RunNotRunning
+    return [lease for lease in held if lease.item_key in ours]
 
 
 async def store(
@@ -151,8 +187,55 @@ async def store(
 
 async def finish(session: AsyncSession, lease: Lease) -> None:
     """End an item well, in its last chunk's transaction: `skipped` if nothing was wrong there."""
-    await _end(session, lease, case((item.updated_count > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED))
+    await _end(session, lease, _ended_well(item.updated_count))
     metrics.ended(session, ItemState.SUCCEEDED if lease.updated > 0 else ItemState.SKIPPED)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A tenant that one chunk was enough for."""
+
+    lease: Lease
+    updated: int
+    errors: int
+
+
+async def finish_all(session: AsyncSession, done: Sequence[Whole]) -> None:
+    """Store what one chunk did for several whole tenants of a run, and end them well, in one statement.
+
+    Raises:
+        LeaseLost: not all of them are ours; nothing may be kept.
+    """
+    if not done:
+        return
+    chunk = _columns("chunk", updated=[one.updated for one in done], errors=[one.errors for one in done],
+                     **_keys([one.lease for one in done]))  # fmt: skip
+    updated = item.updated_count + chunk.c.updated
+    ended = await session.execute(
+        update(item)
+        .where(_fenced(done[0].lease.run_id, chunk))
+        .values(
+            state=_ended_well(updated),
+            cursor=None,
+            updated_count=updated,
+            error_count=item.error_count + chunk.c.errors,
+            passes=item.passes + 1,
+            lease_until=None,
+            leased_by=None,
+            not_before=None,
+            trouble_code=None,
+            trouble_message=None,
+            progress_at=func.clock_timestamp(),
+            finished_at=func.clock_timestamp(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(ended, CursorResult)
+    if ended.rowcount != len(done):
+        raise LeaseLost
+    repaired = sum(one.lease.updated + one.updated > 0 for one in done)
+    metrics.ended(session, ItemState.SUCCEEDED, repaired)
+    metrics.ended(session, ItemState.SKIPPED, len(done) - repaired)
 
 
 async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) -> None:
@@ -181,13 +264,17 @@ async def retry_later(session: AsyncSession, lease: Lease, code: str, message: s
     return True
 
 
-async def release(session: AsyncSession, lease: Lease, *, after_s: float = 0) -> None:
-    """Give the item back, as on shutdown: no attempt is counted."""
+async def release(session: AsyncSession, held: Sequence[Lease], *, after_s: float = 0) -> None:
+    """Give items of a run back, as on shutdown: no attempt is counted."""
     later = {"not_before": _after(after_s)} if after_s else {}
-    given = await session.scalar(
-        update(item).where(lease.mine).values(**_given_back(), **later).returning(item.item_key)
+    given = await session.execute(
+        update(item)
+        .where(_fenced(held[0].run_id, _columns("held", **_keys(held))))
+        .values(**_given_back(), **later)
+        .execution_options(synchronize_session=False)
     )  # fmt: skip
-    metrics.given_back(session, metrics.RELEASED, int(given is not None))
+    assert isinstance(given, CursorResult)
+    metrics.given_back(session, metrics.RELEASED, given.rowcount)
 
 
 async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Collection[Key]) -> list[uuid.UUID]:
@@ -213,6 +300,33 @@ async def _end(session: AsyncSession, lease: Lease, state: Any) -> None:
     )
     if ended is None:
         raise LeaseLost
+
+
+def _ended_well(updated: Any) -> Any:
+    return case((updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED)
+
+
+def _keys(held: Sequence[Lease]) -> dict[str, Sequence[Any]]:
+    return {"item_key": [lease.item_key for lease in held], "token": [lease.token for lease in held]}
+
+
+def _columns(name: str, **columns: Sequence[Any]) -> Any:
+    """Arrays as a table: one statement, prepared once, for any number of rows."""
+    arrays = [
+        bindparam(f"{name}_{column}", values, ARRAY(Text() if column == "item_key" else BigInteger()))
+        for column, values in columns.items()
+    ]
+    return func.unnest(*arrays).table_valued(*columns, name=name).render_derived()
+
+
+def _fenced(run_id: uuid.UUID, mine: Any) -> Any:
+    """The fence, for several items: `Lease.mine` of each."""
+    return (
+        (item.run_id == run_id)
+        & (item.item_key == mine.c.item_key)
+        & (item.lease_token == mine.c.token)
+        & (item.state == ItemState.RUNNING)
+    )
 
 
 def _given_back() -> dict[str, Any]:

@@ -144,7 +144,7 @@ async def move(session: AsyncSession, run: OperationRun, wanted: Status, **value
     moved = await session.scalar(
         update(OperationRun)
         .where(OperationRun.id == run.id, OperationRun.status.in_(sources(wanted)))
-        .values(status=wanted, **values)
+        .values(status=wanted, throttled_reason=None, throttled_at=None, **values)
         .returning(OperationRun.id)
     )
     if moved is None:

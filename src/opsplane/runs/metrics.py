@@ -1,5 +1,9 @@
 """What a process counts about runs, their items and its own sweeps; what a transaction does, once that is durable."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -37,7 +41,16 @@ swept = Gauge(
     "opsplane_sweep_last_completed_timestamp_seconds", "When this process last came to the end of a sweep."
 )  # fmt: skip
 
-
+throttled = Gauge(
+    "opsplane_throttled",
+    "Whether this worker goes easy on the database because of the signal, as of its last reading.",
+    ["signal"],
+)
+throttled_seconds = Counter(
+    "opsplane_throttled_seconds_total",
+    "Time in which drains of this worker rested or waited because of it.",
+    ["signal"],
+)
 alerts_not_written = Counter(
     "opsplane_alerts_not_written_total", "Alerts and notifications of runs that the database refused for good."
 )
@@ -53,6 +66,16 @@ def begin() -> None:
         items_ended.labels(state)
     for reason in REASONS:
         tenants_given_back.labels(reason)
+
+
+@contextmanager
+def throttled_for(signal: str | None) -> Iterator[None]:
+    """Count the time that is spent within."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        throttled_seconds.labels(str(signal)).inc(time.monotonic() - began)
 
 
 def completed(session: AsyncSession, run_type: str, outcome: Outcome) -> None:

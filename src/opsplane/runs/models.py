@@ -37,6 +37,9 @@ class OperationRun(Base):
         _one_of("outcome", Outcome),
         CheckConstraint("(status = 'completed') = (outcome <> 'pending')", name="outcome_when_completed"),
         Index("ix_operation_runs_type_id", "type", "id"),
+        Index("ix_operation_runs_type_outcome_id", "type", "outcome", "id"),
+        Index("ix_operation_runs_outcome_id", "outcome", "id"),
+        Index("ix_operation_runs_source_id", "source", "id"),
         Index("ix_operation_runs_tenant_id_id", "tenant_id", "id"),
         Index(
             "ix_operation_runs_retry_of_run_id", "retry_of_run_id", "id",
@@ -95,6 +98,9 @@ class OperationRun(Base):
     resumed_at: Mapped[datetime | None]
     paused_ms: Mapped[int] = mapped_column(server_default="0")  # of pauses that are over
     stalled_at: Mapped[datetime | None]
+    throttled_reason: Mapped[str | None]  # why the database's state holds it up now
+    throttled_at: Mapped[datetime | None]  # since when
+    throttled_until: Mapped[datetime | None]  # then it is no longer true, unless said again; or when it ended
     completed_at: Mapped[datetime | None]
 
 
@@ -106,8 +112,17 @@ class OperationRunItem(Base):
         _one_of("state", ItemState),
         Index("ix_operation_run_items_pending", "run_id", "ordinal", postgresql_where="state = 'pending'"),
         Index("ix_operation_run_items_leased", "lease_until", postgresql_where="state = 'running'"),
+        Index("ix_operation_run_items_run_id_ordinal", "run_id", "ordinal"),
+        Index("ix_operation_run_items_failed", "run_id", "ordinal", postgresql_where="state = 'failed'"),
+        Index(
+            "ix_operation_run_items_finished", "run_id", "finished_at", postgresql_where="finished_at IS NOT NULL"
+        ),
+        Index(
+            "ix_operation_run_items_given_back", "run_id",
+            postgresql_where="state = 'pending' AND started_at IS NOT NULL",
+        ),
         {"postgresql_with": {"fillfactor": "60"}},
-    )
+    )  # fmt: skip
 
     run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("operation_runs.id", ondelete="CASCADE"), primary_key=True)
     item_key: Mapped[str] = mapped_column(primary_key=True)
@@ -135,7 +150,10 @@ class OperationRunFailure(Base):
     """Why one item failed."""
 
     __tablename__ = "operation_run_failures"
-    __table_args__ = (UniqueConstraint("run_id", "item_key", "code"),)
+    __table_args__ = (
+        UniqueConstraint("run_id", "item_key", "code"),
+        Index("ix_operation_run_failures_run_id_id", "run_id", "id"),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("operation_runs.id", ondelete="CASCADE"))

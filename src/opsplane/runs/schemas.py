@@ -69,6 +69,13 @@ class ProgressOut(BaseModel):
     pace: str
 
 
+class ThrottledOut(BaseModel):
+    """Why the state of the database holds a run up, and since when."""
+
+    reason: str
+    since: datetime
+
+
 class AskedOut(BaseModel):
     """What was asked of a run, by whom and when."""
 
@@ -115,6 +122,7 @@ class RunOut(BaseModel):
     failures: list[FailureOut]
     progress: ProgressOut
     stalled: bool
+    throttled: ThrottledOut | None = None
     next_step: str
     can: CanOut = CanOut()
     asked: AskedOut | None = None

@@ -8,23 +8,24 @@ import asyncio
 import random
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, delete, func, literal, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.access import emergencies
 from opsplane.alerts import forgetting, routing
 from opsplane.audit import chain, replay
 from opsplane.config import Settings
-from opsplane.db import Database, Transaction
+from opsplane.db import Database, Transaction, first_id_at
 from opsplane.errors import ServiceUnavailable
 from opsplane.queue import JOBS_PER_WAKE, Queue
 from opsplane.runbooks.models import IdempotencyKey, Preflight
 from opsplane.runs import announcing, items, lifecycle, metrics, processes, telling
 from opsplane.runs.models import OperationRun, OperationRunItem
-from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Status
+from opsplane.runs.states import ItemState, Status
+from opsplane.runs.throttling import marks
 
 log = structlog.get_logger()
 
@@ -91,27 +92,29 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
 
     More would pile up in the queue in front of other runs, because every slice that ends rings for itself.
     Without a free slot a run gets one place in the line, and that seldom: its own may have been lost.
+    The same goes for a run that is throttled: the slots of who waits with it look free.
     """
     free = await _free_slots(tx.session)
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
-    waiting = select(item.run_id).where(item.run_id == run.id, item.state == ItemState.PENDING, due)
+    waiting = select(item.run_id).where(item.run_id == run.id, _is(ItemState.PENDING), due)
+    quiet = func.coalesce(run.woken_at, run.created_at) < func.clock_timestamp() - KEEP_IN_LINE_AFTER
     if free > 0:
-        quiet = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
-    else:
-        quiet = func.coalesce(run.woken_at, run.created_at) < func.clock_timestamp() - KEEP_IN_LINE_AFTER
+        early = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
+        quiet = quiet | (early & run.throttled_reason.is_(None))
     woken = await tx.session.scalars(
         update(run)
         .where(run.status == Status.RUNNING, quiet, waiting.exists())
         .values(woken_at=func.clock_timestamp())
-        .returning(run.id)
+        .returning(run)
     )
-    for run_id in woken.all():
-        announcing.wake_after_commit(tx, queue, run_id, jobs=max(1, min(free, JOBS_PER_WAKE)))
+    for one in woken.all():
+        jobs = 1 if one.throttled_reason else max(1, min(free, JOBS_PER_WAKE))
+        announcing.wake_after_commit(tx, queue, one.id, jobs=jobs)
 
 
 async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Complete and pause runs whose last worker died between its last item and that, or that had none."""
-    ended = (run.status == Status.RUNNING) & ~_has_items(*OPEN_ITEM_STATES)
+    ended = (run.status == Status.RUNNING) & ~_is_open()
     asked = run.status.in_([Status.PAUSING, Status.CANCELLING]) & ~_has_items(ItemState.RUNNING)
     at_rest = await tx.session.scalars(
         select(run.id).where(ended | asked).with_for_update(key_share=True, skip_locked=True).limit(BATCH)
@@ -132,7 +135,7 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> 
     workers = await processes.recent_workers(tx.session, patience)
     old = await tx.session.scalars(
         select(run)
-        .where((run.status == Status.QUEUED) | ((run.status == Status.RUNNING) & _has_items(*OPEN_ITEM_STATES)))
+        .where((run.status == Status.QUEUED) | ((run.status == Status.RUNNING) & _is_open()))
         .where(func.greatest(run.created_at, run.resumed_at) < func.clock_timestamp() - patience)
         .where(~_claimed_since(patience))
         .with_for_update(skip_locked=True)
@@ -153,8 +156,9 @@ async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> 
 
 
 async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> None:
-    """Mark running runs in which nothing has moved for two minutes; unmark those that move again."""
-    moved = _claimed_since(STALLED_AFTER)
+    """Mark running runs in which nothing has moved for two minutes, throttled ones aside; unmark those that move."""
+    throttled = func.coalesce(run.throttled_until > func.clock_timestamp() - STALLED_AFTER, False)  # on purpose
+    moved = _claimed_since(STALLED_AFTER) | throttled
     begun = func.greatest(run.started_at, run.resumed_at) < func.clock_timestamp() - STALLED_AFTER
     active = run.status == Status.RUNNING
     stalled = await tx.session.scalars(
@@ -171,6 +175,12 @@ async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> No
         update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None).returning(run.id)
     )
     for run_id in moving.all():
+        announcing.after_commit(tx, queue, run_id)
+
+
+async def lift_throttles(tx: Transaction, _settings: Settings, queue: Queue) -> None:
+    """No longer call runs throttled whose worker is gone: the next one says how it is."""
+    for run_id in await marks.lift_stale(tx.session):
         announcing.after_commit(tx, queue, run_id)
 
 
@@ -191,9 +201,10 @@ async def route_alerts(tx: Transaction, _settings: Settings, _queue: Queue) -> N
 
 async def forget_old(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
     """Drop what nobody can use any more."""
-    now = func.clock_timestamp()
+    now = func.statement_timestamp()
     await tx.session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEEP_IDEMPOTENCY_KEYS))
-    await tx.session.execute(delete(Preflight).where(Preflight.expires_at < now - KEEP_PREFLIGHTS))
+    made_before = Preflight.id < first_id_at(datetime.now(UTC) - KEEP_PREFLIGHTS)  # all that can have expired by then
+    await tx.session.execute(delete(Preflight).where(made_before, Preflight.expires_at < now - KEEP_PREFLIGHTS))
     await forgetting.forget_old(tx.session)
     await processes.forget_dead(tx.session)
 
@@ -205,6 +216,7 @@ STEPS: tuple[Step, ...] = (
     settle_all,
     fail_unrunnable,
     flag_stalled,
+    lift_throttles,
     end_emergencies,
     seal_audit,
     route_alerts,
@@ -226,13 +238,30 @@ async def _give_up(tx: Transaction, queue: Queue, stale: OperationRun, code: str
     announcing.after_commit(tx, queue, stale.id)
 
 
-def _has_items(*states: ItemState) -> ColumnElement[bool]:
-    return select(item.run_id).where(item.run_id == run.id, item.state.in_(states)).exists()
+def _is_open() -> ColumnElement[bool]:
+    return or_(_has_items(ItemState.PENDING), _has_items(ItemState.RUNNING))  # each has an index of its own
+
+
+def _has_items(state: ItemState) -> ColumnElement[bool]:
+    return select(item.run_id).where(item.run_id == run.id, _is(state)).exists()
 
 
 def _claimed_since(ago: timedelta) -> ColumnElement[bool]:
-    recently = func.greatest(item.started_at, item.progress_at, item.finished_at) > func.clock_timestamp() - ago
-    return select(item.run_id).where(item.run_id == run.id, recently).exists()
+    """Whether any item moved: one at work, one given back, or one that ended; each kind has an index of its own."""
+    since = func.statement_timestamp() - ago  # an index is no use to what a clock may say of each row
+    lately = func.greatest(item.started_at, item.progress_at) > since
+    given_back = _is(ItemState.PENDING) & item.started_at.is_not(None) & lately
+    return or_(
+        *(
+            select(item.run_id).where(item.run_id == run.id, moved).exists()
+            for moved in (_is(ItemState.RUNNING) & lately, given_back, item.finished_at > since)
+        )
+    )
+
+
+def _is(state: ItemState) -> ColumnElement[bool]:
+    # Written into the statement: a plan for any parameter could use no index of one state's rows.
+    return item.state == literal(str(state), literal_execute=True)
 
 
 async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
@@ -242,5 +271,6 @@ async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
 
 async def _free_slots(session: AsyncSession) -> int:
     workers = await processes.live_workers(session)
-    busy = await session.scalar(select(func.count()).select_from(item).where(item.state == ItemState.RUNNING))
+    at_work = select(item.leased_by, item.lease_until).where(_is(ItemState.RUNNING)).distinct().subquery()
+    busy = await session.scalar(select(func.count()).select_from(at_work))  # a drain may hold many small tenants
     return sum(worker.slots for worker in workers) - (busy or 0)

@@ -1,38 +1,53 @@
-"""Runs as they are shown, one or a page of them: what is in the database, counted and put into words."""
+"""Runs as they are shown, one or a page of them: what is in the database, counted."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Double,
+    Integer,
+    Interval,
+    Select,
+    Uuid,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.db import Database, first_id_at
 from opsplane.errors import NotFound
-from opsplane.runbooks import registry
-from opsplane.runbooks.scopes import ScopeKind
-from opsplane.runs import processes, summary, words
+from opsplane.lookups import Lookup, parameter
+from opsplane.runs import documents, processes, summary
+from opsplane.runs.documents import Document, Pulse, RunRow, view_url
 from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
-from opsplane.runs.schemas import (
-    ActorOut,
-    AskedOut,
-    CanOut,
-    ContextOut,
-    FailureOut,
-    PreflightContext,
-    ProgressOut,
-    ReasonOut,
-    RetryOut,
-    RunOut,
-    ScopeOut,
-)
-from opsplane.runs.states import Outcome, Status, sources
+from opsplane.runs.schemas import RunOut
+from opsplane.runs.states import Outcome, Status
 from opsplane.tenants.models import Tenant
 
+__all__ = ["RunNotFound", "Wanted", "page", "show", "view_url"]
+
 MAX_FAILURES = 100
-MAX_ASKS = 50
+CLOCKS_APART = timedelta(days=1)  # at most, between who made an id and the database
+
+run = OperationRun
+SHOWN = (
+    run.id, run.type, run.status, run.outcome, run.scope_kind, run.tenant_id, run.initiator_kind,
+    run.initiator_display, run.break_glass_id, run.source, run.reason_code, run.reason_text, run.release,
+    run.retry_of_run_id, run.preflight_affected_count, run.summary_counts, run.failure_code,
+    run.failure_message, run.created_at, run.started_at, run.paused_at, run.stalled_at, run.completed_at,
+    run.throttled_reason, run.throttled_at,
+)  # fmt: skip
 
 
 class RunNotFound(NotFound):
@@ -42,9 +57,25 @@ class RunNotFound(NotFound):
         super().__init__(f"There is no run {run_id}; see `opsplane runs list`.", run_id=str(run_id))
 
 
-def view_url(base_url: str, run_id: uuid.UUID) -> str:
-    """Where an operator sees the run."""
-    return f"{base_url}/system/ops/runs/{run_id}"
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which runs a list shows; what is not given does not narrow."""
+
+    runbook: str | None = None
+    status: Status | None = None
+    outcome: Outcome | None = None
+    tenant_id: uuid.UUID | None = None
+    source: str | None = None
+    within: timedelta | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What narrows, by its parameter."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if self.within is not None:
+            given["not_before"] = first_id_at(datetime.now(UTC) - self.within - CLOCKS_APART)
+        if self.outcome is Outcome.PENDING or (self.status or Status.COMPLETED) is not Status.COMPLETED:
+            given["open"] = True
+        return given
 
 
 async def show(session: AsyncSession, run_id: uuid.UUID, *, base_url: str) -> RunOut:
@@ -53,22 +84,94 @@ async def show(session: AsyncSession, run_id: uuid.UUID, *, base_url: str) -> Ru
     Raises:
         NotFound: 404.
     """
-    row = (await session.execute(_runs().where(OperationRun.id == run_id))).one_or_none()
+    row = (await session.execute(_runs().where(run.id == run_id))).mappings().one_or_none()
     if row is None:
         raise RunNotFound(run_id)
-    run: OperationRun = row[0]
-    counts = run.summary_counts if run.completed_at else await summary.count(session, run_id)
-    pulse = Pulse() if run.completed_at else await _pulse(session, run_id)
-    retry = (await _retries(session, [run_id], base_url)).get(run_id)
-    return _present(row, counts, await _failures(session, run), base_url=base_url, pulse=pulse, retry=retry)
+    found: Any = row
+    counts, pulse = found["summary_counts"], Pulse()
+    if found["completed_at"] is None:
+        counts, pulse = await summary.count(session, run_id), await _pulse(session, run_id)
+    retries = await session.execute(_newest_retries(literal([run_id], ARRAY(Uuid()))))
+    failures, retry = await _failures(session, found), _by_run(retries.mappings(), base_url).get(run_id)
+    return RunOut.model_validate(documents.of(found, counts, failures, base_url=base_url, pulse=pulse, retry=retry))
 
 
-@dataclass(frozen=True)
-class Pulse:
-    """Whether anybody could work on a run, and for how long nobody got anywhere."""
+async def page(
+    db: Database, wanted: Wanted, *, before: uuid.UUID | None = None, limit: int, base_url: str
+) -> list[Document]:
+    """Runs, newest first, each as `RunOut` but without failures; ids sort by time, so a page ends with an id.
 
-    workers: bool = True
-    quiet_s: float | None = None
+    Only those that go on are counted anew, and those are few.
+    """
+    given = wanted.given() | ({} if before is None else {"before": before})
+    rows = await db.look(_newest_first(frozenset(given)), **given, limit=limit)
+    live = [row["id"] for row in rows if row["completed_at"] is None]
+    counts = await summary.look(db, live) if live else {}
+    failed = [row["id"] for row in rows if row["summary_counts"].get("failed")]
+    retries = _by_run(await db.look(RETRIES, run_ids=failed), base_url) if failed else {}
+    return [
+        documents.of(row, counts.get(row["id"], row["summary_counts"]), base_url=base_url, retry=retries.get(row["id"]))
+        for row in rows
+    ]
+
+
+def _newest_retries(run_ids: Any) -> Select[*tuple[Any, ...]]:
+    """The newest run over what failed in each of them."""
+    return (
+        select(run.retry_of_run_id, run.id, run.status, run.outcome)
+        .ext(distinct_on(run.retry_of_run_id))
+        .where(run.retry_of_run_id == func.any(run_ids))
+        .order_by(run.retry_of_run_id, run.id.desc())
+    )
+
+
+def _by_run(retries: Iterable[Any], base_url: str) -> dict[uuid.UUID, Document]:
+    return {
+        row["retry_of_run_id"]: {
+            "run_id": row["id"],
+            "status": documents.STATUSES[row["status"]],
+            "outcome": documents.OUTCOMES[row["outcome"]],
+            "view_url": view_url(base_url, row["id"]),
+        }
+        for row in retries
+    }
+
+
+def _runs() -> Select[*tuple[Any, ...]]:
+    """Each with its tenant and the seconds it has gone on, pauses left out."""
+    until = func.coalesce(run.completed_at, run.paused_at, func.clock_timestamp())
+    since = func.coalesce(run.started_at, run.created_at)
+    elapsed_s = cast(func.extract("epoch", until - since), Double) - run.paused_ms / 1000.0
+    return (
+        select(
+            *SHOWN,
+            func.nullif(run.asks, literal_column("'[]'::jsonb")).label("asks"),  # few have any to be decoded
+            cast(run.context["duration_ms"].astext, BigInteger).label("duration_ms"),
+            Tenant.external_id.label("tenant_external_id"),
+            cast(elapsed_s, Double).label("elapsed_s"),
+        )
+        .select_from(run)
+        .outerjoin(Tenant, Tenant.id == run.tenant_id)
+    )
+
+
+@cache
+def _newest_first(given: frozenset[str]) -> Lookup:
+    """The statement of a list that is narrowed by these parameters; every set of them has its own plan."""
+    conditions: dict[str, ColumnElement[bool]] = {
+        "runbook": run.type == parameter("runbook"),
+        "status": run.status == parameter("status"),
+        "outcome": run.outcome == parameter("outcome"),
+        "tenant_id": run.tenant_id == parameter("tenant_id"),
+        "source": run.source == parameter("source"),
+        "within": run.created_at > func.clock_timestamp() - parameter("within", Interval()),
+        "not_before": run.id >= parameter("not_before"),
+        "before": run.id < parameter("before"),
+        # The index of these few is used only where the statement itself says that it is about them.
+        "open": run.status != literal(str(Status.COMPLETED), literal_execute=True),
+    }
+    limit: Any = parameter("limit", Integer())
+    return Lookup.of(_runs().where(*(conditions[name] for name in sorted(given))).order_by(run.id.desc()).limit(limit))
 
 
 async def _pulse(session: AsyncSession, run_id: uuid.UUID) -> Pulse:
@@ -80,184 +183,26 @@ async def _pulse(session: AsyncSession, run_id: uuid.UUID) -> Pulse:
     return Pulse(workers, None if quiet is None else float(quiet))
 
 
-async def page(session: AsyncSession, runs: Select[*tuple[Any, ...]], *, base_url: str) -> list[RunOut]:
-    """Runs as a list shows them, without failures; only those that go on are counted anew, and those are few."""
-    rows = (await session.execute(runs)).all()
-    live = {row[0].id: await summary.count(session, row[0].id) for row in rows if row[0].completed_at is None}
-    retries = await _retries(session, [row[0].id for row in rows], base_url)
-    return [
-        _present(
-            row, live.get(row[0].id, row[0].summary_counts), [], base_url=base_url, retry=retries.get(row[0].id)
-        )
-        for row in rows
-    ]  # fmt: skip
-
-
-async def _retries(session: AsyncSession, run_ids: Sequence[uuid.UUID], base_url: str) -> dict[uuid.UUID, RetryOut]:
-    run = OperationRun
-    newest = (
-        select(run.retry_of_run_id, run.id, run.status, run.outcome)
-        .ext(distinct_on(run.retry_of_run_id))
-        .where(run.retry_of_run_id.in_(run_ids))
-        .order_by(run.retry_of_run_id, run.id.desc())
-    )
-    return {
-        of: RetryOut(run_id=id_, status=Status(status), outcome=Outcome(outcome), view_url=view_url(base_url, id_))
-        for of, id_, status, outcome in await session.execute(newest)
-        if of is not None
-    }
-
-
-def newest_first(
-    *,
-    runbook: str | None = None,
-    status: Status | None = None,
-    outcome: Outcome | None = None,
-    tenant_id: uuid.UUID | None = None,
-    source: str | None = None,
-    within: timedelta | None = None,
-    before: uuid.UUID | None = None,
-    limit: int,
-) -> Select[*tuple[Any, ...]]:
-    """The runs of a list; ids sort by time, so a page goes on before the last id of the one before."""
-    runs = _runs().order_by(OperationRun.id.desc()).limit(limit)
-    filters = {
-        OperationRun.type: runbook,
-        OperationRun.status: status,
-        OperationRun.outcome: outcome,
-        OperationRun.tenant_id: tenant_id,
-        OperationRun.source: source,
-    }
-    for column, wanted in filters.items():
-        if wanted is not None:
-            runs = runs.where(column == wanted)
-    if within is not None:
-        runs = runs.where(OperationRun.created_at > func.clock_timestamp() - within)
-    return runs if before is None else runs.where(OperationRun.id < before)
-
-
-def _runs() -> Select[*tuple[Any, ...]]:
-    """Each with its tenant and the seconds it has gone on, pauses left out."""
-    until = func.coalesce(OperationRun.completed_at, OperationRun.paused_at, func.clock_timestamp())
-    since = func.coalesce(OperationRun.started_at, OperationRun.created_at)
-    elapsed_s = func.extract("epoch", until - since) - OperationRun.paused_ms / 1000.0
-    return select(OperationRun, Tenant.external_id, elapsed_s.label("elapsed_s")).outerjoin(
-        Tenant, Tenant.id == OperationRun.tenant_id
-    )
-
-
-def _present(
-    row: Row[*tuple[Any, ...]],
-    counts: dict[str, int],
-    failures: list[FailureOut],
-    *,
-    base_url: str,
-    pulse: Pulse = Pulse(),
-    retry: RetryOut | None = None,
-) -> RunOut:
-    run, external_id, elapsed_s = row
-    asks = [AskedOut.model_validate(asked) for asked in run.asks[-MAX_ASKS:]]
-    stalled = run.stalled_at is not None and run.completed_at is None
-    return RunOut(
-        id=run.id,
-        type=run.type,
-        type_label=registry.find(run.type).title if registry.known(run.type) else run.type,
-        status=Status(run.status),
-        outcome=Outcome(run.outcome),
-        scope=ScopeOut(kind=ScopeKind(run.scope_kind), tenant_id=run.tenant_id, tenant_external_id=external_id),
-        actor=ActorOut(
-            kind=run.initiator_kind, display=run.initiator_display, break_glass=run.break_glass_id is not None
-        ),
-        source=run.source,
-        reason=ReasonOut(code=run.reason_code, text=run.reason_text) if run.reason_code else None,
-        release=run.release,
-        retry_of_run_id=run.retry_of_run_id,
-        retried_in=retry,
-        summary_counts=summary.checked(counts),
-        context=ContextOut(
-            preflight=PreflightContext(affected_count=run.preflight_affected_count),
-            updated_count=counts.get("updated", 0),
-            skipped_count=counts.get("skipped", 0),
-            error_count=counts.get("errors", 0),
-            duration_ms=run.context.get("duration_ms"),
-        ),
-        failures=failures,
-        progress=_progress(run, counts, float(elapsed_s), pulse),
-        stalled=stalled,
-        next_step=words.next_step(
-            Status(run.status),
-            Outcome(run.outcome),
-            stalled=stalled,
-            workers=pulse.workers,
-            retried=None if retry is None else retry.outcome,
-        ),
-        can=_can(Status(run.status), counts, retry),
-        asked=asks[-1] if asks else None,
-        asks=asks,
-        created_at=run.created_at,
-        started_at=run.started_at,
-        paused_at=run.paused_at,
-        completed_at=run.completed_at,
-        view_url=view_url(base_url, run.id),
-    )
-
-
-def _can(status: Status, counts: dict[str, int], retry: RetryOut | None) -> CanOut:
-    retried = retry is not None and retry.outcome in {Outcome.PENDING, Outcome.SUCCEEDED}
-    return CanOut(
-        pause=status in sources(Status.PAUSING),
-        resume=status in {Status.PAUSING, Status.PAUSED},
-        cancel=status in sources(Status.CANCELLING),
-        retry_failed=status is Status.COMPLETED and counts.get("failed", 0) > 0 and not retried,
-    )
-
-
-def _progress(run: OperationRun, counts: dict[str, int], elapsed_s: float, pulse: Pulse) -> ProgressOut:
-    status, updated, affected = Status(run.status), counts.get("updated", 0), run.preflight_affected_count
-    rate = _rate(updated, elapsed_s) if run.started_at else None
-    fraction, eta_s = 1.0, None
-    if status is not Status.COMPLETED or run.outcome == Outcome.CANCELLED:
-        fraction = updated / affected if affected else counts.get("processed", 0) / max(1, counts.get("total", 0))
-        fraction = min(round(fraction, 4), 1)
-    if status is not Status.COMPLETED:
-        fraction = min(fraction, 0.999)  # it is over when its last tenant is, and not before
-        eta_s = round(max(0, affected - updated) / rate, 1) if affected and rate else None
-    return ProgressOut(
-        fraction=fraction,
-        rows_per_s=rate,
-        eta_s=eta_s,
-        said=words.said(status, counts, affected, fraction),
-        pace=words.pace(status, rate, eta_s, fraction, quiet_s=pulse.quiet_s),
-    )
-
-
-def _rate(rows: int, elapsed_s: float) -> float | None:
-    return round(rows / elapsed_s, 1) if elapsed_s > 0 else None
-
-
-async def _failures(session: AsyncSession, run: OperationRun) -> list[FailureOut]:
+async def _failures(session: AsyncSession, found: RunRow) -> list[Document]:
+    failure = OperationRunFailure
     rows = await session.execute(
-        select(OperationRunFailure, Tenant.external_id)
-        .outerjoin(Tenant, Tenant.id == OperationRunFailure.tenant_id)
-        .where(OperationRunFailure.run_id == run.id)
-        .order_by(OperationRunFailure.id)
+        select(
+            failure.tenant_id,
+            Tenant.external_id.label("tenant_external_id"),
+            failure.code,
+            failure.message,
+            failure.created_at.label("at"),
+        )
+        .outerjoin(Tenant, Tenant.id == failure.tenant_id)
+        .where(failure.run_id == found["id"])
+        .order_by(failure.id)
         .limit(MAX_FAILURES)
     )
-    failures = [
-        FailureOut(
-            tenant_id=failure.tenant_id,
-            tenant_external_id=external_id,
-            code=failure.code,
-            message=failure.message,
-            at=failure.created_at,
-        )
-        for failure, external_id in rows
-    ]
-    if run.failure_code and not failures:
-        message = run.failure_message or ""
-        failures.append(
-            FailureOut(
-                tenant_id=None, tenant_external_id=None, code=run.failure_code, message=message, at=run.completed_at
-            )
-        )
+    failures = [dict(row) for row in rows.mappings()]
+    if found["failure_code"] and not failures:
+        whole = {"code": found["failure_code"], "message": found["failure_message"] or "", "at": found["completed_at"]}
+        failures.append({"tenant_id": None, "tenant_external_id": None, **whole})
     return failures
+
+
+RETRIES = Lookup.of(_newest_retries(parameter("run_ids", ARRAY(Uuid()))))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from opsplane.runs.states import Outcome, Status
 
@@ -58,14 +59,23 @@ RETRIED = {
 }
 
 
+@lru_cache
 def next_step(
-    status: Status, outcome: Outcome, *, stalled: bool, workers: bool = True, retried: Outcome | None = None
+    status: Status,
+    outcome: Outcome,
+    *,
+    stalled: bool,
+    workers: bool = True,
+    retried: Outcome | None = None,
+    throttled: str | None = None,
 ) -> str:
     """What happens now, or what an operator can do."""
     if retried in RETRIED:
         return RETRIED[retried]
     if stalled:
         return "No worker carries it on. Start one: opsplane worker"
+    if throttled is not None:
+        return f"Throttled: {throttled}. It speeds up again by itself once that is over."
     if not workers and status in {Status.QUEUED, Status.RUNNING}:
         return "No worker is alive, so it waits. Start one: opsplane worker"
     return ENDED[outcome] if status is Status.COMPLETED else NEXT[status]

@@ -1,6 +1,7 @@
 """The arq side of a worker: its jobs carry a run id and start a drain."""
 
 import asyncio
+import contextlib
 import json
 import uuid
 from typing import Any
@@ -27,6 +28,7 @@ class Bell:
     def __init__(self, drainer: Drainer, queue: Queue, *, slots: asyncio.Semaphore, concurrency: int) -> None:
         self._drainer, self._queue, self._slots = drainer, queue, slots
         self._concurrency = concurrency
+        self._closing = set[asyncio.Task[None]]()
         self.deaf = asyncio.Event()
 
     async def listen(self) -> None:
@@ -39,6 +41,7 @@ class Bell:
                     log.warning("redis_away", error=repr(error))
                 self.deaf.set()
             await _pause(self._drainer.stop, PAUSE_S)
+        await asyncio.gather(*self._closing)
 
     async def _serve(self) -> None:
         worker = self._worker()
@@ -51,11 +54,11 @@ class Bell:
             worker.allow_pick_jobs = False
             await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
         finally:
-            for task in worker.tasks.values():
-                task.add_done_callback(_forget)
             stopping.cancel()
             await _end(serving)
-            await worker.pool.aclose(close_connection_pool=True)
+            closing = asyncio.create_task(_close(worker))  # Redis may be back long before the last drain ends
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def _worker(self) -> Worker:
         assert self._drainer.settings.redis_url is not None
@@ -80,14 +83,20 @@ class Bell:
                 drained = await self._drainer.drain(parsed)
         except ServiceUnavailable:
             return  # logged where it was noticed; the sweeper rings again when the database is back
-        if drained in {Drained.SLICE_OVER, Drained.STOPPED}:
+        if drained in {Drained.SLICE_OVER, Drained.STOPPED, Drained.THROTTLED}:
             await self._queue.wake(parsed, jobs=1)
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
-    """A drain whose job cannot be marked as done in a Redis that is away has done its work all the same."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("job_not_acknowledged", error=repr(error))
+async def _close(worker: Worker) -> None:
+    """Close its connections after its last job, which would open another.
+
+    A drain whose job cannot be marked as done in a Redis that is away has done its work all the same.
+    """
+    for ended in await asyncio.gather(*worker.tasks.values(), return_exceptions=True):
+        if isinstance(ended, Exception):
+            log.warning("job_not_acknowledged", error=repr(ended))
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        await worker.pool.aclose(close_connection_pool=True)
 
 
 async def _end(serving: asyncio.Task[None]) -> None:

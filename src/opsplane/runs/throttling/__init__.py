@@ -1,0 +1,1 @@
+"""Kind to the database: runs slow down or wait while it has trouble."""

@@ -1,0 +1,106 @@
+"""Lookups: single statements that only read, on connections of their own."""
+
+import asyncio
+
+import asyncpg
+import pytest
+from sqlalchemy import Integer, func, literal, literal_column, select, text
+
+from opsplane.api.encoding import Encoded
+from opsplane.api.schemas import RunPage
+from opsplane.auth.actors import Actor
+from opsplane.config import Pooler, Settings
+from opsplane.db import Database
+from opsplane.errors import InvalidInput, ServiceUnavailable
+from opsplane.lookups import Lookup, parameter
+from opsplane.runbooks.service import Plane
+from opsplane.runs import views
+from opsplane.runs.states import Outcome, Status
+from opsplane.tenants.models import Tenant
+from tests import support
+from tests.web import Doors, platform_user, token
+
+PID = Lookup.of(select(func.pg_backend_pid().label("pid")))
+ECHO = Lookup.of(select((parameter("given", Integer()) + literal(1, Integer())).label("sum")))
+ALWAYS_ON = ("runbook", "status", "outcome", "tenant_id", "source", "within", "not_before", "before", "open")
+
+
+async def test_a_parameter_is_given_each_time_and_a_constant_stays(plane: Plane) -> None:
+    assert [row["sum"] for row in await plane.db.look(ECHO, given=41)] == [42]
+    assert [row["sum"] for row in await plane.db.look(ECHO, given=1)] == [2]
+
+
+async def test_a_lookup_cannot_write(plane: Plane) -> None:
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await plane.db.look(Lookup("UPDATE tenants SET name = name", (), {}))
+
+
+async def test_a_connection_that_was_lost_while_nobody_used_it_is_replaced_without_a_word(plane: Plane) -> None:
+    [before] = await plane.db.look(PID)
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": before["pid"]})
+    [after] = await plane.db.look(PID)
+    assert after["pid"] != before["pid"]
+
+
+async def test_lookups_use_their_connection_again_and_never_more_of_them_than_their_share(settings: Settings) -> None:
+    db = Database(settings.model_copy(update={"pool_size": 4}))
+    slow = Lookup.of(select(func.pg_backend_pid().label("pid"), func.pg_sleep(0.05)))
+    answers = await asyncio.gather(*(db.look(slow) for _ in range(8)))
+    assert len({row["pid"] for [row] in answers}) == 2
+    await db.close()
+
+
+async def test_behind_a_pooler_a_lookup_is_a_read_only_transaction_with_its_limits(settings: Settings) -> None:
+    db = Database(settings.model_copy(update={"database_pooler": Pooler.TRANSACTION}), statement_timeout_s=7)
+    names = ("transaction_read_only", "statement_timeout", "timezone")
+    shown = Lookup.of(select(*(func.current_setting(literal_column(f"'{name}'")).label(name) for name in names)))
+    [row] = await db.look(shown)
+    assert dict(row) == {"transaction_read_only": "on", "statement_timeout": "7s", "timezone": "UTC"}
+    await db.close()
+
+
+async def test_a_lookup_that_finds_no_database_is_refused_as_any_statement_is(settings: Settings) -> None:
+    db = Database(settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/nothing"}))
+    with pytest.raises(ServiceUnavailable):
+        await db.look(PID)
+    await db.close()
+
+
+async def test_text_with_nul_characters_is_refused_as_input(plane: Plane) -> None:
+    named = Lookup.of(select(Tenant.id).where(Tenant.external_id == parameter("name")))
+    with pytest.raises(InvalidInput):
+        await plane.db.look(named, name="a\0b")
+
+
+async def test_every_filter_of_the_list_of_runs_is_a_statement_the_database_takes(plane: Plane) -> None:
+    for name in ALWAYS_ON:
+        lookup = views._newest_first(frozenset({name}))
+        async with plane.db.transaction() as tx:
+            connection = (await tx.session.connection()).sync_connection
+            assert connection is not None
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            await driver.prepare(lookup.sql)
+
+
+async def test_a_page_of_runs_is_byte_for_byte_what_its_model_would_be(
+    plane: Plane, operator: Actor, tenants: list[Tenant], doors: Doors
+) -> None:
+    await support.finished_run(plane, operator, "test.effects.fails")
+    await support.start(plane, operator, "test.effects.plain", tenant="acme")
+    who = await platform_user(plane, "platform.system.access", "platform.ops.view")
+    client = doors.client(
+        Authorization=f"Bearer {await token(plane, who, 'platform.system.access', 'platform.ops.view')}"
+    )
+    answer = await client.get("/system/ops/runs")
+    assert answer.status_code == 200
+    assert answer.content == RunPage.model_validate_json(answer.content).model_dump_json().encode()
+    assert len(answer.json()["items"]) == 2
+
+
+async def test_a_page_shows_a_run_as_the_run_itself_does(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+    run_id = await support.finished_run(plane, operator, "test.effects.plain")
+    [listed] = await views.page(plane.db, views.Wanted(status=Status.COMPLETED), limit=2, base_url="http://ops.test")
+    assert Encoded(listed).body == (await support.show(plane, run_id)).model_dump_json().encode()
+    assert not await views.page(plane.db, views.Wanted(outcome=Outcome.PENDING), limit=2, base_url="http://ops.test")
