@@ -69,7 +69,10 @@ PEERS = (
         ("celery", "-A", "bench.crew.by_celery", "worker", "-c", "2", "-P", "prefork", "-l", "ERROR",
          "--without-gossip", "--without-mingle"),
     ),
-    Peer("prefect", ("prefect", "fastapi<0.142", "psycopg[binary]"), ("prefect", "server", "start", "--port", "{port}")),
+    Peer(
+        "prefect", ("prefect", "fastapi<0.142", "psycopg[binary]"),  # later ones lack an argument that it names
+        ("prefect", "server", "start", "--port", "{port}"),
+    ),
 )  # fmt: skip
 
 
