@@ -10,7 +10,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.audit import metrics, signing, spool
+from opsplane.audit import alarm, metrics, signing, spool
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 Event = dict[str, Any]
 LONGEST_TEXT = 500
+LOST = "An audit event is in the log alone (audit_event_lost): neither the database nor the spool took it."
 
 
 class AuditUnavailable(ServiceUnavailable):
@@ -125,6 +126,7 @@ async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, o
         log.critical("audit_event_lost", audit_event=event, error=repr(error))
         if not or_go_on:
             raise AuditUnavailable from error
+        alarm.raise_later("lost", LOST)
         return
     metrics.spooled.inc()
     log.error("audit_event_spooled", action=event["action"], event_id=str(event["id"]))
