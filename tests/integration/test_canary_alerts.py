@@ -22,6 +22,7 @@ import trustme
 from opsplane import config
 from opsplane.auth.roles import Role
 from opsplane.config import Settings
+from opsplane.errors import ConfigurationError
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
@@ -236,6 +237,6 @@ def test_a_wrong_setting_is_refused_without_what_is_secret_in_it(
 ) -> None:
     monkeypatch.setenv("OPSPLANE_MAIL_FROM", "ops@ops.test")
     monkeypatch.setenv(name, value)
-    with pytest.raises(config.ConfigurationError, match=name) as caught:
+    with pytest.raises(ConfigurationError, match=name) as caught:
         config.load()
     assert "canary" not in str(caught.value)

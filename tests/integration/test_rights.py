@@ -23,7 +23,7 @@ ALL_TENANTS = {"scope": {"kind": "all_tenants"}}
 
 async def asked(client: Client, endpoint: Endpoint) -> tuple[int, str | None]:
     """The status, and the capability that a refusal says is missing."""
-    body = {} if endpoint.method in {"POST", "PATCH"} else None
+    body: dict[str, str] | None = {} if endpoint.method in {"POST", "PATCH"} else None
     answer = await client.request(endpoint.method, endpoint.url, json=body)
     problem = answer.json() if "problem" in answer.headers.get("content-type", "") else {}
     return answer.status_code, problem.get("capability")
