@@ -10,7 +10,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.audit import metrics, signing, spool
+from opsplane.audit import alarm, metrics, signing, spool
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
@@ -27,6 +27,7 @@ FIELDS = (
     "subject_id", "workspace_id", "tenant_id", "source", "reason_code", "reason_text", "details", "signature",
 )  # fmt: skip
 INSERT = Lookup.of(insert(AuditEvent).returning(AuditEvent.id), FIELDS)
+LOST = "An audit event is in the log alone (audit_event_lost): neither the database nor the spool took it."
 
 
 class AuditUnavailable(ServiceUnavailable):
@@ -131,6 +132,7 @@ async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, o
         log.critical("audit_event_lost", audit_event=event, error=repr(error))
         if not or_go_on:
             raise AuditUnavailable from error
+        alarm.raise_later("lost", LOST)
         return
     metrics.spooled.inc()
     log.error("audit_event_spooled", action=event["action"], event_id=str(event["id"]))
