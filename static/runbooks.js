@@ -10,6 +10,26 @@ const problems = $("[data-problem]", dialog);
 
 const refused = (button) => button.getAttribute("aria-disabled") === "true";
 
+/** How many rows a run would change, in words: what comes from a sample never looks counted. */
+function affected(seen) {
+  if (!seen.estimated) return number(seen.affected_count);
+  if (seen.margin_percent < 100) return `about ${number(seen.affected_count)}`;
+  return `up to ${number(fourDigits(seen.affected_count * (1 + seen.margin_percent / 100)))}`;
+}
+
+const fourDigits = (value) => Number(value.toPrecision(4));
+
+const FIGURES = {
+  affected_count: affected,
+  total_count: (seen) => (seen.total_estimated ? `about ${number(fourDigits(seen.total_count))}` : number(seen.total_count)),
+  estimated_tenants(seen) {
+    const before = seen.estimated ? "up to " : seen.estimated_tenants > 1 ? "about " : "";
+    return before + number(seen.estimated_tenants);
+  },
+};
+
+const records = (seen) => `${affected(seen)} ${!seen.estimated && seen.affected_count === 1 ? "record" : "records"}`;
+
 class Card {
   constructor(root) {
     this.root = root;
@@ -23,6 +43,7 @@ class Card {
     for (const radio of $$('input[type="radio"]', root)) radio.addEventListener("change", () => this.changed());
     for (const radio of $$('input[type="radio"]', root)) radio.addEventListener("click", (event) => this.pointed(event));
     this.check.addEventListener("click", () => this.preflight());
+    root.addEventListener("click", (event) => event.target.closest("[data-exactly]") && this.countExactly());
     this.run.addEventListener("click", () => this.open());
     this.changed();
   }
@@ -81,7 +102,7 @@ class Card {
     if (blocker) why.append(" – ", Object.assign(document.createElement("a"), { href: here(blocker.view_url), textContent: "view run" }));
   }
 
-  async preflight() {
+  async preflight(exact = false) {
     if (this.check.ariaBusy === "true") return;
     if (this.single && !this.tenant.chosen) return this.tenant.complain("Pick a tenant first.");
     const words = $("span", this.check);
@@ -90,7 +111,7 @@ class Card {
     words.textContent = "Checking…";
     const scope = JSON.stringify(this.scope);
     try {
-      const seen = await this.look();
+      const seen = await this.look(exact);
       if (scope === JSON.stringify(this.scope)) this.showSeen(seen);
     } catch (problem) {
       showProblem($("[data-problem]", this.root), problem);
@@ -100,8 +121,13 @@ class Card {
     }
   }
 
-  async look() {
-    const seen = await ask(`/system/ops/runbooks/${this.key}/preflight`, { method: "POST", body: { scope: this.scope } });
+  async countExactly() {
+    this.check.focus(); // the button that was pressed goes
+    await this.preflight(true);
+  }
+
+  async look(exact = false) {
+    const seen = await ask(`/system/ops/runbooks/${this.key}/preflight`, { method: "POST", body: exact ? { scope: this.scope, exact } : { scope: this.scope } });
     used();
     // By how long it is valid, not until when: this computer's clock may be wrong.
     seen.until = performance.now() + (new Date(seen.expires_at) - new Date(seen.computed_at));
@@ -110,16 +136,20 @@ class Card {
 
   showSeen(seen) {
     this.seen = seen;
-    for (const stat of $$("[data-stat]", this.root)) {
-      const about = stat.dataset.stat === "estimated_tenants" && seen.estimated_tenants > 1 ? "about " : "";
-      stat.textContent = about + number(seen[stat.dataset.stat]);
-    }
+    for (const stat of $$("[data-stat]", this.root)) stat.textContent = FIGURES[stat.dataset.stat](seen);
     const minutes = Math.round((new Date(seen.expires_at) - new Date(seen.computed_at)) / 60000);
     const at = document.createElement("time");
     showTime(at, seen.computed_at);
-    $("[data-checked]", this.root).replaceChildren("Checked ", at, `, valid for ${minutes} min`);
+    $("[data-checked]", this.root).replaceChildren("Checked ", at, `, valid for ${minutes} min`, ...(seen.estimated ? this.estimateNote(seen) : []));
     this.show();
-    announce(`${this.title}: ${plural(seen.affected_count, "record")} affected`);
+    announce(`${this.title}: ${records(seen)} affected${seen.estimated ? ", estimated from a sample" : ""}`);
+  }
+
+  estimateNote(seen) {
+    const exactly = Object.assign(document.createElement("button"), { type: "button", className: "btn tiny", textContent: "Count exactly" });
+    exactly.dataset.exactly = "";
+    const margin = seen.margin_percent < 100 ? ` (± ${seen.margin_percent} %)` : "";
+    return [`. Estimated from a sample${margin}. `, exactly];
   }
 
   open() {
@@ -159,17 +189,19 @@ const order = {
   },
 
   describe() {
-    const { affected_count: affected, estimated_tenants: tenants, confirmation_phrase: phrase, reason_required: required } = this.seen;
-    const records = plural(affected, "record");
+    const { estimated, estimated_tenants: tenants, confirmation_phrase: phrase, reason_required: required } = this.seen;
+    const what = records(this.seen);
+    const where = this.single ? ` of tenant ${this.scopeName}.` : ` in ${estimated ? "up to" : "about"} ${plural(tenants, "tenant")}.`;
     $("#run-title").replaceChildren(`Run ${this.card.title} on `, strong(this.scopeName), "?");
     $("#run-blast").replaceChildren(
       strong("This modifies customer data: "),
-      this.single ? `${records} of tenant ${this.scopeName}.` : `${records} in about ${plural(tenants, "tenant")}.`,
+      what + where,
+      estimated ? " This is an estimate; the run counts exactly." : "",
     );
     $("#run-confirm").hidden = phrase === null;
     $("#run-confirm code").textContent = phrase ?? "";
     $("[data-optional]", dialog).hidden = required;
-    go.textContent = `Run on ${records}`;
+    go.textContent = `Run on ${what}`;
     problems.replaceChildren();
     complain(form.confirmation, "");
     complain(form.text, "");
@@ -224,14 +256,14 @@ const order = {
   },
 
   async lookAgain() {
-    const before = this.seen.affected_count;
+    const before = records(this.seen);
     try {
       const seen = await this.card.look();
       this.card.showSeen(seen);
       if (!seen.can_start) return showProblem(problems, { title: "Nothing to do", message: "Everything is right by now." });
       this.seen = seen;
       this.describe();
-      showProblem(problems, { message: `It was ${plural(before, "record")}, and is ${plural(seen.affected_count, "record")} now.` });
+      showProblem(problems, { message: `It was ${before}, and is ${records(seen)} now.` });
       go.focus();
     } catch (problem) {
       showProblem(problems, problem);

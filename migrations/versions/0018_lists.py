@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import text
 
 revision = "0018"
-down_revision = "0016"
+down_revision = "0017"
 
 # Items first, as workers lock them: the other way round a deploy could meet them in a deadlock.
 INDEXES = (

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opsplane.auth.capabilities import Capability
-    from opsplane.runbooks.base import Chunk, Cursor, Impact, RepairRunbook, Retry, Runbook
+    from opsplane.runbooks.base import Chunk, Cursor, RepairRunbook, Retry, Runbook
+    from opsplane.runbooks.impact import Impact
+    from opsplane.runbooks.indexes import Index
     from opsplane.runbooks.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["Capability", "Chunk", "Cursor", "Impact", "RepairRunbook", "Retry", "Runbook", "register"]
+__all__ = ["Capability", "Chunk", "Cursor", "Impact", "Index", "RepairRunbook", "Retry", "Runbook", "register"]
 
-_HOMES = {"Capability": "opsplane.auth.capabilities", "register": "opsplane.runbooks.registry"}
+_HOMES = {
+    "Capability": "opsplane.auth.capabilities",
+    "Impact": "opsplane.runbooks.impact",
+    "Index": "opsplane.runbooks.indexes",
+    "register": "opsplane.runbooks.registry",
+}
 
 
 def __getattr__(name: str) -> Any:

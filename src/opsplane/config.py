@@ -119,6 +119,9 @@ class Settings(BaseSettings):
         15, ge=1, le=600, description="Seconds a statement of a worker may take; then it is tried smaller."
     )
     preflight_ttl_s: int = Field(900, ge=10, le=86_400, description="Seconds a preflight may be started from.")
+    preflight_exact_ms: int = Field(
+        2000, ge=0, le=600_000, description="Milliseconds a preflight may count; it estimates what would take longer."
+    )
     preflight_timeout_s: int = Field(30, ge=1, le=600, description="Seconds a preflight's count may take.")
     stale_queued_s: int = Field(
         300, ge=5, le=86_400, description="Seconds a run may wait with no worker alive before it fails."

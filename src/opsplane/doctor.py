@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from opsplane import mailing, migrate, runtime
 from opsplane.alerts import destinations, health, rules
@@ -15,9 +16,12 @@ from opsplane.alerts.rules import RuleOut
 from opsplane.audit import signing, spool
 from opsplane.audit.models import AuditHead, AuditPending
 from opsplane.config import Environment, Settings
+from opsplane.db import first_line
 from opsplane.errors import OpsplaneError
 from opsplane.outbox import Kind
-from opsplane.runbooks import registry
+from opsplane.runbooks import indexes, registry
+from opsplane.runbooks.base import RepairRunbook
+from opsplane.runbooks.indexes import Advice
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes
 from opsplane.runs.throttling import checkup
@@ -169,6 +173,24 @@ async def _runbooks(_plane: Plane) -> tuple[bool, str]:
     return True, ", ".join(runbook.key for runbook in registry.every())
 
 
+async def _indexes(plane: Plane) -> tuple[bool, str]:
+    if not await migrate.is_current(plane.db):
+        return False, UNMIGRATED
+    repairs = [runbook for runbook in registry.every() if isinstance(runbook, RepairRunbook)]
+    advice = [found for one in repairs if (found := await _advice(plane, one)) is not None]
+    if not advice:
+        return True, "every table that a runbook repairs is small, or has an index that fits"
+    return all(one.well for one in advice), "\n".join(one.said for one in advice)
+
+
+async def _advice(plane: Plane, runbook: RepairRunbook) -> Advice | None:
+    try:
+        async with plane.db.reading() as session:
+            return await indexes.advice(session, runbook.key, runbook.index(), runbook.rows())
+    except DBAPIError as error:  # a table or a column of the application is missing, or not ours to read
+        return Advice(False, f"{runbook.key}: its preflight cannot work: {first_line(error)}")
+
+
 CHECKS: dict[str, Callable[[Plane], Awaitable[tuple[bool, str]]]] = {
     "configuration": _configuration,
     "database": _database,
@@ -181,4 +203,5 @@ CHECKS: dict[str, Callable[[Plane], Awaitable[tuple[bool, str]]]] = {
     "alerts": _alerts,
     "mail": _mail,
     "runbooks": _runbooks,
+    "indexes": _indexes,
 }

@@ -8,7 +8,7 @@ from playwright.async_api import Route, expect
 
 from opsplane.auth.actors import Actor
 from opsplane.runbooks import control, registry
-from opsplane.runbooks.base import Impact
+from opsplane.runbooks.impact import Impact
 from opsplane.runbooks.service import Plane
 from opsplane.runs.control import Ask
 from opsplane.tenants.models import Tenant

@@ -151,7 +151,7 @@ async def test_doctor_names_every_check_even_on_an_empty_database(
         commands.end()
     assert answer.returncode == 4
     wrong = {check["name"] for check in found if not check["ok"]}
-    assert wrong == {"schema", "extension", "audit", "workers", "alerts"}
+    assert wrong == {"schema", "extension", "audit", "workers", "alerts", "indexes"}
     assert {check["name"] for check in found} - wrong == {
         "configuration", "database", "redis", "throttle", "mail", "runbooks",
     }  # fmt: skip

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsplane.runs.chunks import ChunkSize
+from opsplane.config import Settings
+from opsplane.runs.chunks import ChunkSize, Pace
 
 
 def size() -> ChunkSize:
@@ -41,3 +42,28 @@ def test_speed_settles_at_the_target() -> None:
     for _ in range(12):
         chunks.observe(chunks.rows, chunks.rows / 20_000)
     assert chunks.rows == 5000
+
+
+def test_a_claim_takes_twice_as_many_tenants_while_they_are_quick_and_only_one_where_one_is_large() -> None:
+    pace = Pace(Settings(), bundled=True)
+    claims = []
+    for _ in range(10):
+        pace.carried(pace.tenants, 0.001)
+        claims.append(pace.tenants)
+    assert claims == [8, 16, 32, 64, 128, 256, 256, 256, 256, 256]
+    pace.carried(0, 1.0)  # the first of them was too large for one chunk
+    assert pace.tenants == 1
+    pace.carried(1, 0.001)
+    assert pace.tenants == 2
+
+
+def test_a_claim_takes_no_more_tenants_than_fit_into_the_time_of_a_chunk() -> None:
+    pace = Pace(Settings(chunk_target_ms=200), bundled=True)
+    pace.carried(100, 0.4)
+    assert pace.tenants == 50
+
+
+def test_tenants_of_a_runbook_that_is_not_bundled_are_claimed_one_by_one() -> None:
+    pace = Pace(Settings(), bundled=False)
+    pace.carried(1, 0.001)
+    assert pace.tenants == 1

@@ -61,9 +61,10 @@ class ReasonIn(Body):
 
 
 class PreflightIn(Body):
-    """What to look at."""
+    """What to look at; what would take long to count is estimated, unless it must be exact."""
 
     scope: ScopeIn = Field(default_factory=ScopeIn)
+    exact: StrictBool = False
 
 
 class StartIn(Body):
@@ -84,7 +85,13 @@ class PreflightOut(BaseModel):
     scope: ScopeOut
     affected_count: int
     total_count: int
-    estimated_tenants: int
+    estimated_tenants: Annotated[int, Field(description="If estimated, how many there are at most.")]
+    estimated: Annotated[bool, Field(description="Whether affected_count comes from a sample.")]
+    margin_percent: Annotated[
+        float | None, Field(description="95 of 100 samples are so near to the truth; none if counted.")
+    ]
+    total_estimated: bool
+    said: Annotated[str, Field(description="All of it in words.")]
     reason_required: bool
     confirmation_phrase: str | None
     can_start: bool

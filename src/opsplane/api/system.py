@@ -86,8 +86,9 @@ async def show_runbook(key: str, who: CanViewRunbooks, plane: ThePlane) -> Runbo
     responses=problems.responses(*ALWAYS, RunbookNotFound, TenantNotAllowed, PreflightTooSlow),
 )
 async def preflight_runbook(key: str, body: PreflightIn, who: CanViewRunbooks, plane: ThePlane) -> PreflightOut:
-    """Count what a run would change; nothing is written but the preflight itself."""
-    kept = await service.preflight(plane, key, body.scope.tenant_id, by=who, source=source_of(who))
+    """Count, or estimate, what a run would change; nothing is written but the preflight itself."""
+    kept = await service.preflight(plane, key, body.scope.tenant_id, by=who, source=source_of(who), exact=body.exact)
+    seen = kept.impact
     all_tenants = kept.tenant_id is None
     return PreflightOut(
         preflight_id=kept.id,
@@ -96,6 +97,10 @@ async def preflight_runbook(key: str, body: PreflightIn, who: CanViewRunbooks, p
         affected_count=kept.affected_count,
         total_count=kept.total_count,
         estimated_tenants=kept.estimated_tenants,
+        estimated=seen.estimated,
+        margin_percent=seen.margin_percent,
+        total_estimated=seen.total_estimated,
+        said=seen.said,
         reason_required=all_tenants or who.break_glass,
         confirmation_phrase=registry.find(key).confirmation_phrase if all_tenants else None,
         can_start=kept.affected_count > 0,
@@ -257,10 +262,7 @@ class _Runs:
 
 
 async def _tenant_id(plane: Plane, tenant: str | None) -> uuid.UUID | None:
-    if tenant is None:
-        return None
-    async with plane.db.reading() as session:
-        return (await universe.pick(session, await universe.workspace_id(session), tenant)).id
+    return None if tenant is None else (await universe.look(plane.db, tenant))[1]
 
 
 def _as_int(position: str | None) -> int | None:

@@ -8,7 +8,9 @@ import typer
 
 from opsplane.auth.actors import Actor
 from opsplane.cli import context, output, watching
-from opsplane.runbooks import registry, service
+from opsplane.errors import Conflict
+from opsplane.runbooks import indexes, registry, service
+from opsplane.runbooks.base import RepairRunbook
 from opsplane.runbooks.models import Preflight
 from opsplane.runbooks.reasons import ReasonCode
 from opsplane.runbooks.service import Plane, Source, StartOrder
@@ -47,14 +49,20 @@ def show(key: Key, json_: output.AsJson = False) -> None:
 
 @app.command()
 def preflight(
-    key: Key, tenant: Tenant = None, as_: context.AsUser = None, json_: output.AsJson = False
-) -> None:  # fmt: skip
-    """Count what a run would change; changes nothing."""
+    key: Key,
+    tenant: Tenant = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Count, however long it takes.")] = False,
+    as_: context.AsUser = None,
+    json_: output.AsJson = False,
+) -> None:
+    """Count, or estimate, what a run would change; changes nothing."""
 
     async def act(plane: Plane) -> None:
         by = await context.actor(plane, as_)
-        seen = await service.preflight(plane, key, tenant, by=by, source=Source.CLI)
+        seen = await service.preflight(plane, key, tenant, by=by, source=Source.CLI, exact=exact)
         output.as_json(_seen(seen)) if json_ else output.facts(_seen(seen))
+        if seen.impact.estimated:
+            output.note("--exact counts instead of estimating.")
 
     context.run(act)
 
@@ -101,7 +109,7 @@ async def _asked(plane: Plane, order: StartOrder, *, by: Actor) -> StartOrder:
     seen = await service.preflight(plane, order.runbook, order.tenant, by=by, source=Source.CLI)
     if seen.affected_count == 0 and not order.force:
         raise service.NothingToDo
-    output.note(f"{seen.affected_count:,} records in {seen.estimated_tenants:,} tenants. This modifies customer data.")
+    output.note(f"{seen.impact.said} This modifies customer data.")
     with context.prompting():
         typed = typer.prompt(f"Type {runbook.confirmation_phrase} to run {runbook.title} on all tenants", err=True)
         reason = order.reason or (
@@ -117,6 +125,22 @@ async def _asked(plane: Plane, order: StartOrder, *, by: Actor) -> StartOrder:
         preflight_id=order.preflight_id or seen.id,
         force=order.force,
     )
+
+
+@app.command()
+def index(key: Key) -> None:
+    """Print the statement for the index that makes the runbook's preflights quick; creates nothing."""
+
+    async def act(_plane: Plane) -> None:
+        runbook = registry.find(key)
+        offered = runbook.index() if isinstance(runbook, RepairRunbook) else None
+        if offered is None:
+            raise Conflict(f"{key} offers no index.")
+        assert isinstance(runbook, RepairRunbook)
+        output.note(f"While it is there, {indexes.cost(offered)}")
+        output.out.print(output.data(f"{indexes.create(offered, runbook.rows())};"))
+
+    context.run(act)
 
 
 def _facts(key: str) -> dict[str, object]:
@@ -138,6 +162,10 @@ def _seen(seen: Preflight) -> dict[str, object]:
         "affected_count": seen.affected_count,
         "total_count": seen.total_count,
         "estimated_tenants": seen.estimated_tenants,
+        "estimated": seen.impact.estimated,
+        "margin_percent": seen.margin_percent,
+        "total_estimated": seen.total_estimated,
+        "said": seen.impact.said,
         "can_start": seen.affected_count > 0,
         "expires_at": seen.expires_at.isoformat(),
     }

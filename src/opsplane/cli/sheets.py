@@ -98,12 +98,13 @@ def _throttled(shown: RunOut) -> dict[str, object]:
 
 
 def _result(shown: RunOut) -> dict[str, object]:
-    counts, seen = shown.summary_counts, shown.context.preflight.affected_count
+    counts, seen = shown.summary_counts, shown.context.preflight
+    about = "about " if seen.estimated else ""
     return {
         "Tenants": f"{counts.get('processed', 0):,} of {counts.get('total', 0):,}: "
         f"{counts.get('succeeded', 0):,} repaired, {counts.get('skipped', 0):,} nothing to repair, "
         f"{counts.get('failed', 0):,} failed{_cancelled(counts)}",
-        "Rows": f"{shown.context.updated_count:,} updated, {seen or 0:,} seen wrong",
+        "Rows": f"{shown.context.updated_count:,} updated, {about}{seen.affected_count or 0:,} seen wrong",
         "Made": words.moment(shown.created_at),
         "Ended": None if shown.completed_at is None else words.moment(shown.completed_at),
         "Took": None if shown.context.duration_ms is None else words.duration(shown.context.duration_ms),

@@ -28,20 +28,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
 from opsplane.errors import ConfigurationError
+from opsplane.runbooks import counting, estimating, indexes
+from opsplane.runbooks.counting import Rows
+from opsplane.runbooks.impact import Impact
+from opsplane.runbooks.indexes import Index
 from opsplane.runbooks.inlining import inlined
+from opsplane.tenants.models import Tenant
 
 Cursor = dict[str, Any]
 
 LOOK = 10  # rows that a chunk may look at, for each that it may change
-
-
-@dataclass(frozen=True, kw_only=True)
-class Impact:
-    """What a preflight saw: rows that would change, rows looked at, tenants with something to change."""
-
-    affected: int
-    total: int
-    tenants: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +76,16 @@ class Runbook(ABC):
     async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
         """Count what would change in these tenants; the transaction is READ ONLY and has a time limit."""
 
+    async def estimate(
+        self,
+        session: AsyncSession,  # noqa: ARG002 - the author's hook
+        tenants: Select[uuid.UUID],  # noqa: ARG002
+        *,
+        within_s: float,  # noqa: ARG002
+    ) -> Impact | None:
+        """A quick guess with its margin, if `preflight` would take longer than `within_s`; None to have it counted."""
+        return None
+
     @abstractmethod
     async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         """Repair at most `limit` rows of one tenant after `cursor`; it commits with its count, or not at all."""
@@ -115,24 +121,20 @@ class RepairRunbook(Runbook):
         """What they become; expressions see the row as it was. Afterwards `wrong` must be false."""
 
     async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
-        """One `GROUP BY tenant` statement over the rows in scope."""
-        per_tenant = (
-            select(func.count().label("total"), func.count().filter(self.wrong()).label("affected"))
-            .select_from(self.table)
-            .where(self._tenant.in_(tenants))
-            .group_by(self._tenant)
-            .subquery()
-        )
-        row = (
-            await session.execute(
-                select(
-                    func.coalesce(func.sum(per_tenant.c.affected), 0),
-                    func.coalesce(func.sum(per_tenant.c.total), 0),
-                    func.count().filter(per_tenant.c.affected > 0),
-                )
-            )
-        ).one()
-        return Impact(affected=int(row[0]), total=int(row[1]), tenants=int(row[2]))
+        """One `GROUP BY tenant` statement, written as the planner likes it best."""
+        return await counting.count(session, self.rows(tenants))
+
+    async def estimate(self, session: AsyncSession, tenants: Select[uuid.UUID], *, within_s: float) -> Impact | None:
+        """From blocks spread over the table."""
+        return await estimating.estimate(session, self.rows(tenants), within_s=within_s)
+
+    def index(self) -> Index | None:
+        """The index that makes preflights quick; `opsplane doctor` offers it, nothing creates it. None: offer none."""
+        return indexes.partial(self.key, self.rows(), on=(self.tenant_column, self._key.key))
+
+    def rows(self, tenants: Select[uuid.UUID] | None = None) -> Rows:
+        """What its preflight looks at; of every tenant, if none are named."""
+        return Rows(self.table, self._tenant, self.wrong(), select(Tenant.id) if tenants is None else tenants)
 
     async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         """The next `limit` wrong rows of the tenant by primary key, among its next `LOOK * limit`; one statement.

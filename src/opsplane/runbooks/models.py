@@ -4,10 +4,11 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, func
+from sqlalchemy import JSON, Double, ForeignKey, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from opsplane.db import Base, new_id
+from opsplane.runbooks.impact import Impact
 
 
 class Preflight(Base):
@@ -26,9 +27,22 @@ class Preflight(Base):
     affected_count: Mapped[int]
     total_count: Mapped[int]
     estimated_tenants: Mapped[int]
+    total_estimated: Mapped[bool] = mapped_column(server_default="false")
+    margin_percent: Mapped[float | None] = mapped_column(Double)
     computed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+
+    @property
+    def impact(self) -> Impact:
+        """What was seen."""
+        return Impact(
+            affected=self.affected_count,
+            total=self.total_count,
+            tenants=self.estimated_tenants,
+            total_estimated=self.total_estimated,
+            margin_percent=self.margin_percent,
+        )
 
 
 class IdempotencyKey(Base):

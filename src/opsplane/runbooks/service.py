@@ -47,8 +47,10 @@ class ConfirmationMismatch(OpsplaneError):
         super().__init__(f"Type {phrase} to confirm.", confirmation_phrase=phrase)
 
 
-async def preflight(plane: Plane, key: str, tenant: str | None, *, by: Actor, source: Source) -> Preflight:
-    """Look at a scope and keep what was seen.
+async def preflight(
+    plane: Plane, key: str, tenant: str | None, *, by: Actor, source: Source, exact: bool = False
+) -> Preflight:
+    """Look at a scope and keep what was seen; what would take long to count is estimated, unless it must be `exact`.
 
     Raises:
         RunbookNotFound: 404.
@@ -58,9 +60,8 @@ async def preflight(plane: Plane, key: str, tenant: str | None, *, by: Actor, so
     """
     by.require(Capability.RUNBOOKS_VIEW)
     runbook = registry.find(key)
-    async with plane.db.reading() as session:
-        scope = await Scope.resolve(session, tenant)
-    return await preflights.make(plane.db, plane.settings, runbook, scope, by=by, source=source)
+    scope = await Scope.resolve(plane.db, tenant)
+    return await preflights.make(plane.db, plane.settings, runbook, scope, by=by, source=source, exact=exact)
 
 
 async def start(plane: Plane, order: StartOrder, *, by: Actor, idempotency_key: str | None = None) -> Started:

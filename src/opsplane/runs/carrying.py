@@ -100,7 +100,7 @@ class Carrier:
         async with self.db.transaction() as tx:
             ours = await leases.fence_all(tx.session, held)
             bundle = Bundle(waiting=list(ours))
-            while bundle.waiting and bundle.begun is None and self._has_room(bundle, started):
+            while bundle.waiting and self._has_room(bundle, started):
                 await self._add(tx.session, bundle)
             await leases.finish_all(tx.session, bundle.whole)
         took_s = time.monotonic() - started
@@ -108,10 +108,12 @@ class Carrier:
             if lease not in ours:
                 _lost(lease)
         self._count(bundle.updated, took_s)
-        self.pace.bundled(len(bundle.whole), took_s)
+        self.pace.carried(len(bundle.whole), took_s)
         return bundle
 
     def _has_room(self, bundle: Bundle, started: float) -> bool:
+        if bundle.begun is not None or not bundle.whole:
+            return bundle.begun is None
         in_time = time.monotonic() - started < self.pace.target_s
         return bundle.updated < self.pace.size.rows and in_time and not self.stop.is_set()
 
@@ -166,6 +168,8 @@ class Carrier:
         self._learn(chunk, took_s)
         self._count(chunk.updated, took_s)
         self.hints.changed(lease.run_id)
+        if done and lease.cursor is None:
+            self.pace.carried(1, took_s)
         return None if done else stored
 
     async def _apply(self, session: AsyncSession, lease: Lease, limit: int) -> Chunk:

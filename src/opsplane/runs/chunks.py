@@ -35,7 +35,7 @@ class Pace:
         self._most = MOST if bundled else 1
         self.tenants = min(FEW, self._most)
 
-    def bundled(self, tenants: int, seconds: float) -> None:
+    def carried(self, tenants: int, seconds: float) -> None:
         """So many tenants were done in one chunk; the next claim takes as many as fit, at most twice as many."""
         fit = tenants * self.target_s / max(seconds, 1e-6)
-        self.tenants = int(min(max(fit, 1), 2 * tenants, self._most)) or 1
+        self.tenants = int(max(1, min(fit, 2 * tenants, self._most)))

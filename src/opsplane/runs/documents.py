@@ -77,7 +77,7 @@ def of(
         "retried_in": retry,
         "summary_counts": summary.checked(counts),
         "context": {
-            "preflight": {"affected_count": run["preflight_affected_count"]},
+            "preflight": {"affected_count": run["preflight_affected_count"], "estimated": run["estimated"]},
             "updated_count": counts.get("updated", 0),
             "skipped_count": counts.get("skipped", 0),
             "error_count": counts.get("errors", 0),
@@ -125,7 +125,7 @@ def _progress(run: RunRow, status: Status, outcome: Outcome, counts: Mapping[str
         "fraction": fraction,
         "rows_per_s": rate,
         "eta_s": eta_s,
-        "said": words.said(status, counts, affected, fraction),
+        "said": words.said(status, counts, affected, fraction, estimated=run["estimated"]),
         "pace": words.pace(status, rate, eta_s, fraction, quiet_s=pulse.quiet_s),
     }
 

@@ -34,9 +34,10 @@ class ReasonOut(BaseModel):
 
 
 class PreflightContext(BaseModel):
-    """What the preflight had counted."""
+    """What the preflight had counted, or estimated from a sample."""
 
     affected_count: int | None
+    estimated: bool = False
 
 
 class ContextOut(BaseModel):

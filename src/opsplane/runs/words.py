@@ -81,16 +81,21 @@ def next_step(
     return ENDED[outcome] if status is Status.COMPLETED else NEXT[status]
 
 
-def said(status: Status, counts: Mapping[str, int], affected: int | None, fraction: float) -> str:
-    """How far it is: in rows if a preflight had counted them, else in tenants."""
+def said(
+    status: Status, counts: Mapping[str, int], affected: int | None, fraction: float, *, estimated: bool = False
+) -> str:
+    """How far it is: in rows if a preflight had counted or estimated them, else in tenants."""
     if status is Status.QUEUED:
         return "Waiting for a worker"
     done, total, noun = counts.get("processed", 0), counts.get("total", 0), "tenants"
     if affected:
         done, total, noun = counts.get("updated", 0), affected, "rows"
+        if estimated and status is Status.COMPLETED:
+            return f"{number(done)} rows; a sample had said about {number(total)}"
     if status is Status.COMPLETED and done != total:
         return f"{number(done)} of {number(total)} {noun}"  # it is over, but that is not all of them
-    return f"{number(done)} of {number(total)} {noun} ({int(fraction * 100)} %)"
+    about = "about " if estimated and affected else ""
+    return f"{number(done)} of {about}{number(total)} {noun} ({int(fraction * 100)} %)"
 
 
 def pace(
