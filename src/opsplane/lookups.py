@@ -4,13 +4,13 @@ What every request needs, such as who asks, would spend more on a session, its B
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
-import orjson
 from sqlalchemy import BindParameter, ReturnsRows, UpdateBase, bindparam
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -63,7 +63,7 @@ class Lookup:
 
 
 def _plain(value: Any) -> Any:
-    return orjson.dumps(value).decode() if isinstance(value, dict) else value  # the driver takes documents as text
+    return json.dumps(value) if isinstance(value, dict) else value  # as text; orjson refuses large numbers
 
 
 @dataclass
