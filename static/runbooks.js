@@ -148,7 +148,7 @@ class Card {
   estimateNote(seen) {
     const exactly = Object.assign(document.createElement("button"), { type: "button", className: "btn tiny", textContent: "Count exactly" });
     exactly.dataset.exactly = "";
-    const margin = seen.margin_percent < 100 ? ` (± ${seen.margin_percent} %)` : "";
+    const margin = seen.margin_percent < 100 ? ` (±\u00a0${seen.margin_percent}\u00a0%)` : "";
     return [`. Estimated from a sample${margin}. `, exactly];
   }
 

@@ -28,7 +28,9 @@ async def test_an_estimate_never_looks_counted_and_a_click_counts(
     await expect(runbook.locator("[data-stat=affected_count]")).to_have_text("about 6,012,000")
     await expect(runbook.locator("[data-stat=total_count]")).to_have_text("about 10,000,000")
     await expect(runbook.locator("[data-stat=estimated_tenants]")).to_have_text("up to 3")
-    await expect(runbook.locator("[data-checked]")).to_contain_text("Estimated from a sample (± 1.4 %).")
+    await expect(runbook.locator("[data-checked]")).to_contain_text(
+        "Estimated from a sample (±\N{NO-BREAK SPACE}1.4\N{NO-BREAK SPACE}%)."
+    )
     await runbook.get_by_role("button", name="Run…").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("about 6,012,000 records in up to 3 tenants. This is an estimate;")

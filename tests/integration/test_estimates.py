@@ -292,7 +292,7 @@ async def test_a_selector_means_the_same_with_its_values_inlined(plane: Plane, c
         assert list(await session.scalars(bound)) == list(await session.scalars(written)) == []
         assert (await plans.plan(session, written)).cost > 0
     rows = Rows(Finding, Finding.tenant_id, condition, select(Tenant.id))
-    offered = indexes.partial("a.b", rows, on=("id",))
+    offered = indexes.partial("a.b", condition, on=("id",))
     if "evidence" in str(condition):  # SQLAlchemy writes no literal of this type
         assert offered is None
         return

@@ -130,7 +130,7 @@ class RepairRunbook(Runbook):
 
     def index(self) -> Index | None:
         """The index that makes preflights quick; `opsplane doctor` offers it, nothing creates it. None: offer none."""
-        return indexes.partial(self.key, self.rows(), on=(self.tenant_column, self._key.key))
+        return indexes.partial(self.key, self.wrong(), on=(self.tenant_column, self._key.key))
 
     def rows(self, tenants: Select[uuid.UUID] | None = None) -> Rows:
         """What its preflight looks at; of every tenant, if none are named."""

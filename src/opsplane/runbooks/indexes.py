@@ -46,19 +46,19 @@ class Advice:
     said: str
 
 
-def partial(key: str, rows: Rows, *, on: tuple[str, ...]) -> Index | None:
+def partial(key: str, wrong: ColumnElement[bool], *, on: tuple[str, ...]) -> Index | None:
     """One that holds nothing but wrong rows.
 
     None for a selector whose answer changes by itself, as with `now()`, or with a value that cannot be written down.
     """
-    called = {part.name.lower() for part in visitors.iterate(rows.wrong) if isinstance(part, FunctionElement)}
+    called = {part.name.lower() for part in visitors.iterate(wrong) if isinstance(part, FunctionElement)}
     if called & NOT_IMMUTABLE:
         return None
     try:
-        _sql(rows.wrong)
+        _sql(wrong)
     except CompileError:
         return None
-    return Index(_name(key), on, rows.wrong)
+    return Index(_name(key), on, wrong)
 
 
 def create(index: Index, rows: Rows) -> str:
@@ -79,7 +79,7 @@ def cost(index: Index) -> str:
     watched = _columns(index.where) or ", ".join(index.columns)
     return (
         f"inserts of wrong rows take about a third longer, and updates of {watched} up to three times as "
-        f"long (they are no longer HOT). Drop it after the repair: {drop(index)}"
+        f"long (they are no longer HOT). Drop it when nobody looks any more: {drop(index)}"
     )
 
 
