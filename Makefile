@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint advisories types layers unit fuzz watchers smooth faults machines mutants storm deploys endurance bench openapi lock wheel clean
+.PHONY: help demo test lint advisories types layers unit fuzz secure watchers smooth faults machines mutants storm deploys endurance bench openapi lock wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,11 @@ unit: $(VENV)/installed ## Run the tests, two files at a time (ARGS="-k name" pi
 REQUESTS ?= 20000
 fuzz: $(VENV)/installed ## Ask both planes what schemathesis makes of their contracts (REQUESTS=20000, ARGS="--seed 7")
 	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(ARGS)
+
+SECURE := audit_chain audit_spool shut_out login_flood on_the_wire
+secure: $(VENV)/installed ## Play the campaigns of docs/security.md at their full length
+	TAMPERINGS=1000 AUDIT_FAILURES=1000 TOTP_ROUNDS=500 TIMING_SAMPLES=500 \
+		$(BIN)/pytest -s -q --timeout 3600 $(SECURE:%=tests/integration/test_%.py) $(ARGS)
 
 STEPS ?= 20000
 machines: $(VENV)/installed ## Do anything in any order against models of runs and of the API (STEPS=20000, ARGS="--hypothesis-seed=7")

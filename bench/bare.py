@@ -3,7 +3,6 @@
 What a page of runs costs in Python at least, if it is the same document: nobody is asked who they are.
 """
 
-import json
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import orjson
 import uvicorn
 from fastapi import FastAPI, Request
 
@@ -18,8 +18,11 @@ from opsplane.api.schemas import RunPage
 
 LAST = uuid.UUID(int=(1 << 128) - 1)
 PAGE = """
-    SELECT r.*, t.external_id FROM operation_runs r
-    LEFT JOIN tenants t ON t.id = r.tenant_id WHERE r.id < $1 ORDER BY r.id DESC LIMIT $2"""
+    SELECT r.id, r.type, r.status, r.outcome, r.scope_kind, r.tenant_id, r.initiator_kind, r.initiator_display,
+        r.break_glass_id, r.source, r.reason_code, r.reason_text, r.release, r.retry_of_run_id, r.summary_counts,
+        r.preflight_affected_count, r.context, r.created_at, r.started_at, r.paused_at, r.completed_at, t.external_id
+    FROM operation_runs r LEFT JOIN tenants t ON t.id = r.tenant_id
+    WHERE r.id < $1 ORDER BY r.id DESC LIMIT $2"""
 
 
 def build(url: str) -> FastAPI:
@@ -44,8 +47,12 @@ def build(url: str) -> FastAPI:
     return app
 
 
+def _encode(document: Any) -> str:
+    return orjson.dumps(document).decode()
+
+
 async def _decode_json(connection: asyncpg.Connection) -> None:
-    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    await connection.set_type_codec("jsonb", encoder=_encode, decoder=orjson.loads, schema="pg_catalog")
 
 
 def _present(row: asyncpg.Record) -> dict[str, Any]:

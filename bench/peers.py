@@ -51,8 +51,8 @@ class Peer:
         (CACHE / self.name / "installed").touch()
 
     def version(self) -> str:
-        """Of its first package."""
-        show = f"import importlib.metadata as m; print(m.version({self.packages[0]!r}))"
+        """Of its package."""
+        show = f"import importlib.metadata as m; print(m.version({self.name!r}))"
         return subprocess.run(
             [self.bin / "python", "-c", show], check=True, capture_output=True, text=True
         ).stdout.strip()
@@ -65,11 +65,14 @@ PEERS = (
          "--max-async-tasks", str(work.AT_ONCE), "--log-level", "ERROR"),
     ),
     Peer(
-        "celery", ("celery", "redis", "psycopg[binary]"),
+        "celery", ("celery[redis]", "psycopg[binary]"),
         ("celery", "-A", "bench.crew.by_celery", "worker", "-c", "2", "-P", "prefork", "-l", "ERROR",
          "--without-gossip", "--without-mingle"),
     ),
-    Peer("prefect", ("prefect", "psycopg[binary]"), ("prefect", "server", "start", "--port", "{port}")),
+    Peer(
+        "prefect", ("prefect", "fastapi<0.142", "psycopg[binary]"),  # later ones lack an argument that it names
+        ("prefect", "server", "start", "--port", "{port}"),
+    ),
 )  # fmt: skip
 
 
@@ -113,11 +116,11 @@ async def _ended(starter: asyncio.subprocess.Process, db: asyncpg.Connection, ru
     assert starter.stdin is not None
     starter.stdin.write(f"{run}\n".encode())
     async with asyncio.timeout(LONGEST_S):
-        while (row := await db.fetchrow("SELECT finished_at FROM crew_run WHERE id = $1", run)) is None or row[
-            0
-        ] is None:
+        while (ended := await db.fetchval("SELECT finished_at FROM crew_run WHERE id = $1", run)) is None:
+            if starter.returncode is not None:
+                raise RuntimeError("the program that starts runs has ended")
             await asyncio.sleep(stand.POLL_S)
-    return float(row[0].timestamp())
+    return float(ended.timestamp())
 
 
 @asynccontextmanager
@@ -142,11 +145,14 @@ async def _started(peer: Peer, servers: Servers) -> AsyncIterator[asyncio.subpro
             peer.bin / "python", "-m", f"bench.crew.by_{peer.name}", env=environment,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=out,
         )  # fmt: skip
-        await stand.until_ready(starter)
         try:
+            await stand.until_ready(starter)
             yield starter
+        except RuntimeError as error:
+            raise RuntimeError(f"{peer.name}: {error}: {log.read_text()[-2000:]}") from error
         finally:
-            starter.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                starter.terminate()
             await starter.wait()
 
 

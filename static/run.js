@@ -12,7 +12,7 @@ const completed = () => detail.dataset.status === "completed";
 // ---- What a snapshot changes
 
 let run = JSON.parse($("#json").textContent);
-let told = { status: run.status, quarter: 0 };
+let told = { status: run.status, throttled: run.throttled?.since, quarter: 0 };
 
 function showRun(snapshot) {
   run = snapshot;
@@ -74,8 +74,9 @@ function tell() {
   const quarter = Math.floor(run.progress.fraction * 4);
   const by = run.asked && run.status !== "queued" ? `, asked by ${run.asked.by}` : "";
   if (run.status !== told.status) announce(run.status === "completed" ? `Completed: ${run.outcome.replaceAll("_", " ")}` : `Now ${run.status}${by}`);
+  else if (run.throttled?.since !== told.throttled) announce(run.throttled ? `Throttled: ${run.throttled.reason}` : "No longer throttled");
   else if (quarter > told.quarter && run.status === "running") announce(`${quarter * 25} percent`);
-  told = { status: run.status, quarter };
+  told = { status: run.status, throttled: run.throttled?.since, quarter };
 }
 
 function fill(template, values) {

@@ -300,8 +300,8 @@ def _listed(commas: str | None) -> list[str]:
 def _checked(url: str) -> str:
     try:
         urlsplit(url).port  # noqa: B018 - reading it is the check
-    except ValueError as error:
-        raise ValueError(f"is not an address: {error}") from None
+    except ValueError:  # its words repeat a part of the URL: with a bare / in a password, the password
+        raise ValueError("is not an address; percent-encode special characters in user and password") from None
     return url
 
 

@@ -141,7 +141,8 @@ async def apart(of: AsyncEngine, patience_s: float | None) -> Watched:
     try:
         if not driver.opening:
             await driver.execute("SET default_transaction_read_only = on")
-        await driver.set_type_codec("jsonb", schema="pg_catalog", encoder=_never, decoder=_document, format="binary")
+        for name, decode in (("json", orjson.loads), ("jsonb", _document)):
+            await driver.set_type_codec(name, schema="pg_catalog", encoder=_never, decoder=decode, format="binary")
     except BaseException:
         driver.terminate()
         raise
@@ -151,7 +152,7 @@ async def apart(of: AsyncEngine, patience_s: float | None) -> Watched:
 
 async def allow(session: AsyncSession, seconds: float) -> None:
     """From here on a statement on this session's connection may take so long, on our side of the network."""
-    driver = _driver((await session.connection()).sync_connection)
+    driver = driver_of((await session.connection()).sync_connection)
     if driver is not None and driver.patience_s is not None:
         driver.patience_s = seconds + MARGIN_S
 
@@ -226,16 +227,17 @@ def _ping(adapted: AdaptedConnection, driver: Watched) -> None:
 
 
 def _asked(connection: Connection, *_statement: object) -> None:
-    if driver := _driver(connection):
-        driver.expect_answer(driver.patience_s)
+    if found := driver_of(connection):
+        found.expect_answer(found.patience_s)
 
 
 def _told(connection: Connection, *_statement: object) -> None:
-    if driver := _driver(connection):
-        driver.answered()
+    if found := driver_of(connection):
+        found.answered()
 
 
-def _driver(connection: Connection | None) -> Watched | None:
+def driver_of(connection: Connection | None) -> Watched | None:
+    """The connection below SQLAlchemy's; None if it is lost."""
     if connection is None or connection.closed or connection.invalidated:
         return None
     driver = connection.connection.driver_connection

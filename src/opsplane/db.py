@@ -19,6 +19,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from opsplane import connections
 from opsplane.config import Pooler, Settings
+from opsplane.connections import Watched
 from opsplane.errors import InvalidInput, OpsplaneError, ServiceUnavailable
 from opsplane.lookups import Lookup, Lookups, Rows
 
@@ -36,7 +37,7 @@ NOT_THERE = (
     asyncpg.CannotConnectNowError,
     asyncpg.InternalClientError,  # of a connection that was lost in the middle of something
 )
-AFTER_COMMIT = "after_commit"
+AFTER_COMMIT, DRIVER = "after_commit", "driver"
 MOST_LOOKUPS = 4  # at once: they are short, and more of them than that keep no server busier
 VERSION_TABLE = "opsplane_schema_version"  # beside the application's own alembic_version
 
@@ -146,6 +147,54 @@ class Database:
         """Close every connection."""
         await self._lookups.close()
         await self.engine.dispose()
+
+
+async def directly(session: AsyncSession, wanted: Lookup, **given: Any) -> Rows:
+    """The rows of a statement in the session's transaction: past SQLAlchemy, for what is hot.
+
+    Raises:
+        DBAPIError: as SQLAlchemy would.
+    """
+    async with _driver(session) as driver:
+        return list(await driver.fetch(wanted.sql, *wanted.arguments(given)))
+
+
+@asynccontextmanager
+async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
+    """What fails inside undoes no more than itself."""
+    await _run(session, "SAVEPOINT attempt")
+    try:
+        yield
+    except BaseException as error:
+        if not is_unreachable(error):
+            await _run(session, "ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt")
+        raise
+    await _run(session, "RELEASE SAVEPOINT attempt")
+
+
+async def _run(session: AsyncSession, sql: str) -> None:
+    async with _driver(session) as driver:
+        await driver.execute(sql)
+
+
+@asynccontextmanager
+async def _driver(session: AsyncSession) -> AsyncIterator[Watched]:
+    driver = session.info.get(DRIVER)
+    if driver is None:
+        driver = connections.driver_of((await session.connection()).sync_connection)
+        assert driver is not None, "the connection is lost"
+        session.info[DRIVER] = driver
+        if not driver.is_in_transaction():  # SQLAlchemy begins it with the first statement that it sees
+            await (await session.connection()).exec_driver_sql("SELECT")
+    driver.expect_answer(driver.patience_s)
+    try:
+        yield driver
+    except asyncpg.PostgresError as error:
+        raise DBAPIError(None, None, error) from error
+    except asyncpg.InterfaceError as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        driver.answered()
 
 
 def after_commit(session: AsyncSession, act: Callable[[], Awaitable[None]]) -> None:

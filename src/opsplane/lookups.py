@@ -5,11 +5,13 @@ What every request needs, such as who asks, would spend more on a session, its B
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
-from sqlalchemy import BindParameter, Select, bindparam
+import orjson
+from sqlalchemy import BindParameter, ReturnsRows, UpdateBase, bindparam
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -46,15 +48,22 @@ class Lookup:
     values: dict[str, Any]
 
     @classmethod
-    def of(cls, statement: Select[*tuple[Any, ...]]) -> "Lookup":
-        """Compile a statement, once: that takes longer than to run it."""
-        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    def of(cls, statement: ReturnsRows | UpdateBase, columns: Sequence[str] | None = None) -> "Lookup":
+        """Compile a statement, once: that takes longer than to run it. `columns` are those that an INSERT is given."""
+        keys = None if columns is None else list(columns)
+        compiled: Any = statement.compile(
+            dialect=_DIALECT, column_keys=keys, compile_kwargs={"render_postcompile": True}
+        )
         return cls(compiled.string, tuple(compiled.positiontup or ()), dict(compiled.params))
 
     def arguments(self, given: dict[str, Any]) -> list[Any]:
         """The values in the order of the parameters."""
         known = self.values | given
-        return [known[name] for name in self.names]
+        return [_plain(known[name]) for name in self.names]
+
+
+def _plain(value: Any) -> Any:
+    return orjson.dumps(value).decode() if isinstance(value, dict) else value  # the driver takes documents as text
 
 
 @dataclass

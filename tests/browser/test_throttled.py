@@ -25,6 +25,7 @@ async def test_a_throttled_run_says_why_and_since_when_live_and_in_the_list(
     await expect(status(page)).to_have_text("Throttled")
     await expect(page.locator("#next-step")).to_contain_text(f"Throttled: {REASON}.")
     await expect(page.locator("#throttled time")).to_be_visible()
+    await expect(page.locator("#live")).to_have_text(f"Throttled: {REASON}")
     await page.reload()
     await expect(page.locator("#next-step.callout.amber")).to_contain_text(f"Throttled: {REASON}.")
     await expect(page.locator("#throttled time")).to_be_visible()

@@ -165,12 +165,12 @@ MUTANTS = (
     _mutant(
         "a start over all tenants takes no lock",
         f"{GUARDS}::test_a_start_waits_for_another_on_an_overlapping_scope_only",
-        (LOCKS, "await session.execute(select(func.pg_advisory_xact_lock(_key(root))))", "return"),
+        (LOCKS, 'ALL = select(_ISOLATION, func.pg_advisory_xact_lock(_key("root")))', "ALL = select(_ISOLATION)"),
     ),
     _mutant(
         "a start over one tenant takes no lock on all",
         f"{GUARDS}::test_a_start_waits_for_another_on_an_overlapping_scope_only",
-        (LOCKS, "        await session.execute(select(func.pg_advisory_xact_lock_shared(_key(root))))\n"),
+        (LOCKS, ' func.pg_advisory_xact_lock_shared(_key("root")),'),
     ),
     _mutant(
         "overlapping runs are no error to the database",
@@ -180,22 +180,22 @@ MUTANTS = (
     _mutant(
         "an idempotency key is reserved twice",
         f"{START}::test_one_idempotency_key_is_one_run_and_one_answer",
-        ("src/opsplane/runbooks/idempotency.py", "        .on_conflict_do_nothing()\n"),
+        ("src/opsplane/runbooks/idempotency.py", ".on_conflict_do_nothing()"),
     ),
     _mutant(
         "a preflight is used twice",
         f"{START}::test_a_preflight_is_used_once_by_who_looked_and_for_what_was_looked_at",
-        (PREFLIGHTS, "            Preflight.used_at.is_(None),\n"),
+        (PREFLIGHTS, "        Preflight.used_at.is_(None),\n"),
     ),
     _mutant(
         "anybody uses anybody's preflight",
         f"{START}::test_a_preflight_is_used_once_by_who_looked_and_for_what_was_looked_at",
-        (PREFLIGHTS, "            Preflight.principal == by.principal,\n"),
+        (PREFLIGHTS, '        Preflight.principal == parameter("by"),\n'),
     ),
     _mutant(
         "a preflight never expires",
         f"{START}::test_an_expired_preflight_is_stale",
-        (PREFLIGHTS, "            Preflight.expires_at > func.clock_timestamp(),\n"),
+        (PREFLIGHTS, "        Preflight.expires_at > func.clock_timestamp(),\n"),
     ),
     _mutant(
         "the gate lets strangers through",

@@ -72,7 +72,7 @@ async def _looked(plane: Plane, by: Actor, orders: list[StartOrder]) -> list[Sta
     impact, kept = Impact(affected=1, total=1, tenants=1), []
     async with plane.db.transaction() as tx:
         for order in orders:
-            scope, runbook = await Scope.resolve(tx.session, order.tenant), registry.find(order.runbook)
+            scope, runbook = await Scope.resolve(plane.db, order.tenant), registry.find(order.runbook)
             seen = await preflights.keep(tx.session, plane.settings, runbook, scope, impact, by=by)
             kept.append(replace(order, preflight_id=seen.id))
     return kept

@@ -89,8 +89,7 @@ async def test_no_clock_of_a_worker_says_how_long_a_lease_lasts(plane: Plane, ru
 
 
 async def test_a_start_waits_for_another_on_an_overlapping_scope_only(plane: Plane, tenants: list[Tenant]) -> None:
-    async with plane.db.reading() as session:
-        every, acme, globex = [await Scope.resolve(session, name) for name in (None, "acme", "globex")]
+    every, acme, globex = [await Scope.resolve(plane.db, name) for name in (None, "acme", "globex")]
     for first, second, waits in [(every, acme, True), (acme, every, True), (acme, acme, True), (acme, globex, False)]:
         async with plane.db.transaction() as one, plane.db.transaction() as two:
             await locks.take(one.session, first, "group")
@@ -110,8 +109,7 @@ async def _waits(session: AsyncSession, scope: Scope) -> bool:
 
 
 async def test_a_scope_lock_refuses_a_snapshot_older_than_itself(plane: Plane, tenants: list[Tenant]) -> None:
-    async with plane.db.reading() as session:
-        scope = await Scope.resolve(session, None)
+    scope = await Scope.resolve(plane.db, None)
     async with plane.db.transaction() as tx:
         await tx.session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         with pytest.raises(RuntimeError, match="repeatable read"):

@@ -12,6 +12,7 @@ from opsplane.config import Pooler, Settings
 from opsplane.db import Database, sqlstate
 from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks.service import Plane
+from opsplane.runs.throttling import readings
 from opsplane.tenants.models import Tenant
 from tests import support
 from tests.faults import pooler
@@ -46,6 +47,27 @@ async def test_a_whole_run_by_a_worker_process_goes_through_the_pooler(
     finally:
         commands.end()
         await through.db.close()
+
+
+async def test_the_throttle_reads_through_the_pooler_and_knows_whose_sessions_are_ours(
+    plane: Plane, pooled: Settings
+) -> None:
+    db = Database(pooled)
+    limited = pooled.model_copy(update={"throttle_wal_mb_s": 1})
+
+    async def sleep() -> None:
+        async with db.reading() as session:
+            await session.execute(text("SELECT pg_sleep(2)"))
+
+    ours = asyncio.create_task(sleep())
+    await asyncio.sleep(0.5)
+    for _ in range(10):
+        async with db.reading() as session:
+            reading = await readings.read(session, limited)
+        assert reading.wal_mb
+        assert reading.active == 0
+    await ours
+    await db.close()
 
 
 async def test_statements_and_sessions_may_part_after_each_transaction(plane: Plane, pooled: Settings) -> None:

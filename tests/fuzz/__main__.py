@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import secrets
 import sys
 import tempfile
@@ -17,7 +18,8 @@ from opsplane.config import Settings
 from tests.fuzz import campaign, stand
 from tests.fuzz.campaign import WAYS, Tally, Way
 
-OPERATIONS = 68  # of all ways together
+OPERATIONS = 134  # of all ways together
+AT_ONCE = 2
 FIRST, NEXT = ["examples", "coverage", "fuzzing"], ["fuzzing"]
 
 
@@ -40,19 +42,20 @@ def main() -> int:
 
 
 def _drive(place: stand.Stand, tallies: dict[Way, Tally], given: argparse.Namespace) -> None:
-    ends = time.time() + given.seconds  # other processes read the same clock
+    ends = time.time() + given.seconds
     for way, tally in tallies.items():
         _add(tally, campaign.by_hand(place, way))
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(AT_ONCE, get_context("spawn")) as pool:
         for turn in range(100):
             missing = given.requests - sum(tally.requests for tally in tallies.values())
             if missing <= 0 or time.time() > ends:
                 return
             examples = max(5, min(50, missing // OPERATIONS))  # so that no way waits long for its turn
             phases, seed = (NEXT if turn else FIRST), given.seed + turn
+            share_s = max(1, int((ends - time.time()) / math.ceil(len(tallies) / AT_ONCE)))  # on a busy machine, too
             passes = {
                 way: pool.submit(
-                    campaign.run, place, way, seed=seed, examples=examples, ends=ends,
+                    campaign.run, place, way, seed=seed, examples=examples, seconds=share_s,
                     phases=phases,
                 )
                 for way in tallies

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -61,9 +60,8 @@ class Tally:
         return self.statuses.total()
 
 
-def run(stand: Stand, way: Way, *, seed: int, examples: int, phases: list[str], ends: float | None = None) -> Tally:
-    """One pass of the generator over one document; or pass after pass until this time of the clock."""
-    seconds = None if ends is None else max(1, int(ends - time.time()))
+def run(stand: Stand, way: Way, *, seed: int, examples: int, phases: list[str], seconds: int | None = None) -> Tally:
+    """One pass of the generator over one document, for at most so long."""
     schema = _loaded(stand, way, seed=seed, seconds=seconds, examples=examples, phases=phases)
     schema.auth(refresh_interval=None)(_credential(stand, way))
     tally = Tally()

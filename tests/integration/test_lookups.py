@@ -4,15 +4,17 @@ import asyncio
 
 import asyncpg
 import pytest
-from sqlalchemy import Integer, func, literal, literal_column, select, text
+from sqlalchemy import Integer, func, insert, literal, literal_column, select, text
+from sqlalchemy.exc import DBAPIError
 
 from opsplane.api.encoding import Encoded
 from opsplane.api.schemas import RunPage
 from opsplane.auth.actors import Actor
 from opsplane.config import Pooler, Settings
-from opsplane.db import Database
+from opsplane.db import Database, directly, new_id, savepoint, sqlstate
 from opsplane.errors import InvalidInput, ServiceUnavailable
 from opsplane.lookups import Lookup, parameter
+from opsplane.outbox import OutboxEvent
 from opsplane.runbooks.service import Plane
 from opsplane.runs import views
 from opsplane.runs.states import Outcome, Status
@@ -104,3 +106,36 @@ async def test_a_page_shows_a_run_as_the_run_itself_does(plane: Plane, operator:
     [listed] = await views.page(plane.db, views.Wanted(status=Status.COMPLETED), limit=2, base_url="http://ops.test")
     assert Encoded(listed).body == (await support.show(plane, run_id)).model_dump_json().encode()
     assert not await views.page(plane.db, views.Wanted(outcome=Outcome.PENDING), limit=2, base_url="http://ops.test")
+
+
+async def test_what_fails_inside_a_savepoint_undoes_no_more_than_itself(plane: Plane) -> None:
+    async with plane.db.transaction() as tx:
+        await directly(tx.session, _named("kept"))
+        with pytest.raises(DBAPIError) as refused:
+            async with savepoint(tx.session):
+                await directly(tx.session, _named("undone"))
+                await directly(tx.session, Lookup("SELECT 1 / 0", (), {}))
+        assert sqlstate(refused.value) == "22012"
+    assert await support.count(plane, OutboxEvent, OutboxEvent.dedupe_key == "kept") == 1
+    assert await support.count(plane, OutboxEvent, OutboxEvent.dedupe_key == "undone") == 0
+
+
+async def test_a_connection_that_is_lost_in_a_transaction_is_a_database_away(plane: Plane) -> None:
+    with pytest.raises(ServiceUnavailable):
+        async with plane.db.transaction() as tx:
+            [row] = await directly(tx.session, PID)
+            pid = row["pid"]
+            async with plane.db.transaction() as other:
+                await other.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            await directly(tx.session, PID)
+    assert len(await plane.db.look(PID)) == 1
+    async with plane.db.transaction() as tx:
+        assert (await directly(tx.session, PID))[0]["pid"] != pid
+
+
+def _named(key: str) -> Lookup:
+    return Lookup.of(
+        insert(OutboxEvent).values(
+            id=new_id(), kind="k", dedupe_key=literal(key), payload=literal_column("'{}'::jsonb")
+        )
+    )

@@ -10,7 +10,7 @@ from opsplane.auth.actors import Actor
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.roles import Role
 from opsplane.config import Environment
-from opsplane.pages import assets
+from opsplane.pages import assets, badges
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.tenants.models import Tenant
@@ -160,8 +160,9 @@ async def test_pages_name_every_static_file_by_its_content(operator_client: Clie
         assert (await operator_client.get(file)).status_code == 200
 
 
-def test_the_sprite_holds_every_icon_that_templates_name() -> None:
+def test_the_sprite_holds_every_icon_that_templates_and_badges_name() -> None:
     templates = "".join(file.read_text() for file in (assets.FOLDER.parent / "templates").rglob("*.html"))
     named = set(re.findall(r'icon\("([a-z0-9-]+)"\)', templates)) | set(re.findall(r'event\("([a-z0-9-]+)"', templates))
+    named |= {badge.icon for known in badges.CATALOGUE.values() for badge in known.values()}
     assert named <= set(assets.ICONS)
     assert {name for name in assets.ICONS if f'<symbol id="{name}"' not in assets.sprite()} == set()

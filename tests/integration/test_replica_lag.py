@@ -85,7 +85,18 @@ async def standby(settings: Settings) -> AsyncIterator[Standby]:
 
 def back_up(binaries: Path, sockets: str, place: Path, options: Any) -> None:
     source = f"host={sockets} port=5432 user=postgres application_name={NAME}"
-    command = [str(binaries / "pg_basebackup"), "-D", str(place), "-R", "-X", "stream", "-c", "fast", "-d", source]
+    command: list[str | Path] = [
+        binaries / "pg_basebackup",
+        "-D",
+        place,
+        "-R",
+        "-X",
+        "stream",
+        "-c",
+        "fast",
+        "-d",
+        source,
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120, **options)
 
 

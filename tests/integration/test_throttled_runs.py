@@ -125,6 +125,8 @@ async def test_trouble_in_the_middle_of_a_tenant_gives_it_back_with_its_cursor(
     await asyncio.sleep(0.5)
     assert (await effects(plane))[0] == written
     health.lag_s = 0
+    await until(is_throttled(plane, run_id, be=False))
+    assert (await support.show(plane, run_id)).status == "running"
     assert await task is Drained.EMPTY
     assert await effects(plane) == (3 * ROWS, 3 * ROWS)
 

@@ -25,6 +25,7 @@ from opsplane.api.http_metrics import Measured, Routed
 from opsplane.api.metrics import Exposition
 from opsplane.audit import metrics as audit_metrics
 from opsplane.audit import spool
+from opsplane.auth import tokens
 from opsplane.config import Settings
 from opsplane.errors import ConfigurationError, ServiceUnavailable
 from opsplane.runbooks.service import Plane
@@ -214,6 +215,14 @@ class Silent:
 
     transaction = reading
 
+    async def look(self, *_: object, **__: object) -> None:
+        async with self.reading():
+            pass
+
+
+BODY = f"ops_{tokens.PLANE}_{'a' * 8}_{'b' * 43}"
+UNKNOWN = BODY + tokens.checksum_of(BODY)  # only the database can say so
+
 
 def scrape(db: Any, address: str = "127.0.0.1", token: str | None = None) -> Request:
     headers = [] if token is None else [(b"authorization", b"Bearer " + token.encode())]
@@ -244,7 +253,7 @@ async def test_a_stranger_with_a_token_that_nobody_can_check_is_told_to_come_bac
     monkeypatch.setattr(exposition, "WITHIN_S", 0.2)
     db = Silent()
     with pytest.raises(ServiceUnavailable):
-        await Exposition().show(scrape(db, "192.0.2.1", "whatever"))
+        await Exposition().show(scrape(db, "192.0.2.1", UNKNOWN))
     db.answer.set()
     await asyncio.sleep(0)
 

@@ -4,7 +4,17 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
@@ -64,7 +74,7 @@ class RuleSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    enabled: bool = True
+    enabled: StrictBool = True
     events: Annotated[list[Event], Field(min_length=1, max_length=len(Kind))] = USUAL
     min_severity: Severity = Severity.INFO
     runbooks: Annotated[list[Key], Field(max_length=100, description="Runs of these runbooks alone.")] = []
@@ -78,7 +88,7 @@ class RuleSpec(BaseModel):
         AfterValidator(lambda ids: list(dict.fromkeys(ids))),
     ] = []
     cooldown_s: Annotated[
-        int,
+        StrictInt,
         Field(
             ge=0, le=WEEK_S, description="Seconds in which the same news of the same runbook and scope is sent once."
         ),
@@ -92,14 +102,14 @@ class RuleChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name | None = None
-    enabled: bool | None = None
+    enabled: StrictBool | None = None
     events: list[Event] | None = None
     min_severity: Severity | None = None
     runbooks: list[Key] | None = None
     scope: Literal["all_tenants", "single_tenant"] | None = None
     tenants: list[Key] | None = None
     destination_ids: list[uuid.UUID] | None = None
-    cooldown_s: Annotated[int, Field(ge=0, le=WEEK_S)] | None = None
+    cooldown_s: Annotated[StrictInt, Field(ge=0, le=WEEK_S)] | None = None
     quiet_hours: QuietSpec | None = None
 
     def given(self) -> dict[str, Any]:

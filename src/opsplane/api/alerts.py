@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from opsplane.alerts import deliveries, destinations, health, rules, trying
 from opsplane.alerts.channels.targets import Target, made_secret
@@ -41,7 +41,7 @@ class DestinationChange(Body):
     """What to change of a destination; what is left out stays."""
 
     name: Name | None = None
-    enabled: bool | None = None
+    enabled: StrictBool | None = None
     target: Target | None = None
 
 

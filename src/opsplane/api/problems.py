@@ -142,4 +142,7 @@ def _bad_request(error: RequestValidationError) -> ProblemResponse:
 def _field(entry: Mapping[str, Any]) -> dict[str, str]:
     # The input itself is never echoed: it may be a secret, and it may be markup.
     pointer = "/" + "/".join(str(part) for part in entry["loc"])
-    return {"pointer": pointer, "detail": str(entry["msg"]).removeprefix("Value error, ")}
+    detail = str(entry["msg"]).removeprefix("Value error, ")
+    if entry["type"] == "union_tag_invalid":  # pydantic's words quote what was sent
+        detail = f"{entry['ctx']['discriminator']} must be one of {entry['ctx']['expected_tags']}"
+    return {"pointer": pointer, "detail": detail}

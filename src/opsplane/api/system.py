@@ -262,10 +262,7 @@ class _Runs:
 
 
 async def _tenant_id(plane: Plane, tenant: str | None) -> uuid.UUID | None:
-    if tenant is None:
-        return None
-    async with plane.db.reading() as session:
-        return (await universe.pick(session, await universe.workspace_id(session), tenant)).id
+    return None if tenant is None else (await universe.look(plane.db, tenant))[1]
 
 
 def _as_int(position: str | None) -> int | None:

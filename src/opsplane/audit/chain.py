@@ -24,6 +24,9 @@ MAX_BATCHES = 20
 HEAD = 1  # the id of the one row
 ANNOUNCE_EVERY = timedelta(hours=1)
 
+NOT_OURS = "The audit holds events that opsplane did not write. Run `opsplane audit verify`; it names the first."
+SHORTENED = "Audit events were stored without their details, because the database refused them; the log has them whole."
+
 EVENT = AuditEvent.__table__.columns
 
 
@@ -44,6 +47,7 @@ async def seal(tx: Transaction, settings: Settings) -> int:
         genuine = [row for row in waiting if _is_ours(settings, row)]
         await _reject(tx.session, {row.id for row in waiting} - {row.id for row in genuine})
         await _link(tx.session, settings, head, genuine)
+        await _tell_of_shortened(tx.session, genuine)
         sealed += len(genuine)
         if len(waiting) < BATCH:
             break
@@ -107,6 +111,13 @@ async def _reject(session: AsyncSession, strangers: set[uuid.UUID]) -> None:
     await session.execute(
         update(AuditPending).where(AuditPending.event_id.in_(strangers)).values(rejected_at=func.clock_timestamp())
     )
+    await alarm.raise_alarm(session, "not-ours", NOT_OURS)
+
+
+async def _tell_of_shortened(session: AsyncSession, events: Sequence[Row[*tuple[Any, ...]]]) -> None:
+    """Here, and not where they are written: an act must not wait for another one's alarm."""
+    if any("shortened" in event.details for event in events):
+        await alarm.raise_alarm(session, "shortened", SHORTENED)
 
 
 async def _link(

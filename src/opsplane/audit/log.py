@@ -10,17 +10,24 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.audit import metrics, signing, spool
+from opsplane.audit import alarm, metrics, signing, spool
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
-from opsplane.db import first_line, is_unreachable, new_id
+from opsplane.db import directly, first_line, is_unreachable, new_id, savepoint
 from opsplane.errors import ServiceUnavailable
+from opsplane.lookups import Lookup
 
 log = structlog.get_logger()
 
 Event = dict[str, Any]
 LONGEST_TEXT = 500
+FIELDS = (
+    "id", "action", "plane", "actor_kind", "actor_id", "actor_display", "token_id", "break_glass_id", "subject_type",
+    "subject_id", "workspace_id", "tenant_id", "source", "reason_code", "reason_text", "details", "signature",
+)  # fmt: skip
+INSERT = Lookup.of(insert(AuditEvent).returning(AuditEvent.id), FIELDS)
+LOST = "An audit event is in the log alone (audit_event_lost): neither the database nor the spool took it."
 
 
 class AuditUnavailable(ServiceUnavailable):
@@ -98,13 +105,13 @@ def signed(settings: Settings, event: Event) -> Event:
 async def _stored(session: AsyncSession, event: Event) -> str | None:
     """None if the database took it, else what it said."""
     try:
-        async with session.begin_nested():
-            stored = await session.scalar(insert(AuditEvent).values(event).returning(AuditEvent.id))
+        async with savepoint(session):
+            stored = await directly(session, INSERT, **event)
     except DBAPIError as error:
         if is_unreachable(error):
             raise  # the act itself cannot be committed either
         return first_line(error)
-    return None if stored is not None else "a trigger swallowed it"
+    return None if stored else "a trigger swallowed it"
 
 
 def short(event: Event, refusal: str) -> Event:
@@ -125,6 +132,7 @@ async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, o
         log.critical("audit_event_lost", audit_event=event, error=repr(error))
         if not or_go_on:
             raise AuditUnavailable from error
+        alarm.raise_later("lost", LOST)
         return
     metrics.spooled.inc()
     log.error("audit_event_spooled", action=event["action"], event_id=str(event["id"]))

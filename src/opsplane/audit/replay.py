@@ -26,8 +26,9 @@ AT_ONCE = 200  # lines in one transaction
 
 
 async def attempt(db: Database, settings: Settings) -> None:
-    """Replay, and leave for later what the database still refuses."""
+    """Replay, tell what is to be told, and leave for later what the database still refuses."""
     try:
+        await alarm.raise_due(db)
         await replay(db, settings)
     except Exception:
         log.exception("audit_spool_not_replayed")

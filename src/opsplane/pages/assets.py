@@ -34,7 +34,8 @@ ICONS = (
     "bell-slash", "book-open",
     "bug-ant", "building-office-2", "check", "check-circle", "chevron-right",
     "clipboard", "clock", "computer-desktop", "exclamation-circle", "exclamation-triangle", "fire", "flag",
-    "envelope", "forward", "globe-alt", "inbox", "information-circle", "magnifying-glass", "moon", "no-symbol",
+    "envelope", "forward", "globe-alt", "hand-raised", "inbox", "information-circle", "magnifying-glass", "moon",
+    "no-symbol",
     "paper-airplane", "pause-circle", "play", "play-circle", "question-mark-circle", "queue-list", "rocket-launch",
     "shield-check", "stop-circle", "user-circle", "user-group", "x-circle", "x-mark",
 )  # fmt: skip

@@ -134,7 +134,7 @@ class RepairRunbook(Runbook):
 
     def rows(self, tenants: Select[uuid.UUID] | None = None) -> Rows:
         """What its preflight looks at; of every tenant, if none are named."""
-        return Rows(self.table, self._tenant, self._wrong, select(Tenant.id) if tenants is None else tenants)
+        return Rows(self.table, self._tenant, self.wrong(), select(Tenant.id) if tenants is None else tenants)
 
     async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         """The next `limit` wrong rows of the tenant by primary key, among its next `LOOK * limit`; one statement.

@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from opsplane.runbooks import plans
 from opsplane.runbooks.impact import Impact
+from opsplane.runbooks.inlining import inlined
 from opsplane.runbooks.plans import Plan
 from opsplane.tenants.models import Tenant
 
@@ -31,6 +32,12 @@ class Rows:
     tenants: Select[uuid.UUID]
 
     @cached_property
+    def selector(self) -> ColumnElement[bool]:
+        """`wrong` with its values written out: only so does the planner see that a partial index fits."""
+        written: ColumnElement[bool] = inlined(self.wrong)
+        return written
+
+    @cached_property
     def picked(self) -> Select[Any]:
         """Counts only the rows of the tenants in scope: best if they are few."""
         return _summed(self._per_tenant().where(self.in_scope))
@@ -45,7 +52,7 @@ class Rows:
         """Counts nothing but wrong rows: best if an index leads to them. What it says of the total is wrong."""
         affected = func.count().label("affected")
         per_tenant = select(self.tenant.label("tenant"), affected, affected.label("total"))
-        return self._of_scope(per_tenant.where(self.wrong).group_by(self.tenant))
+        return self._of_scope(per_tenant.where(self.selector).group_by(self.tenant))
 
     @cached_property
     def left_out(self) -> Select[Any]:
@@ -64,7 +71,7 @@ class Rows:
         return self.tenant.in_(self.tenants)  # type: ignore[no-any-return]
 
     def _per_tenant(self) -> Select[Any]:
-        affected = func.count().filter(self.wrong).label("affected")
+        affected = func.count().filter(self.selector).label("affected")
         return select(self.tenant.label("tenant"), affected, func.count().label("total")).group_by(self.tenant)
 
     def _of_scope(self, per_tenant: Select[Any]) -> Select[Any]:

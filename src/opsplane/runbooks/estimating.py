@@ -156,7 +156,7 @@ def _places(rows: Rows, *, within: ColumnElement[bool] | None = None) -> Select[
     ).subquery("places")
     address, start = column("ctid", _Tid()), places.c.block
     counts = (
-        select(func.count().label("total"), func.count().filter(rows.wrong).label("affected"))
+        select(func.count().label("total"), func.count().filter(rows.selector).label("affected"))
         .select_from(rows.table)
         .where(address >= _address(start), address < _address(start + BLOCKS))
     )

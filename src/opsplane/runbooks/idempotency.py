@@ -12,7 +12,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
+from opsplane.db import Database, directly
 from opsplane.errors import OpsplaneError
+from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.models import IdempotencyKey
 
 MAX_LENGTH = 255
@@ -41,7 +43,7 @@ def fingerprint(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
 
 
-async def find(session: AsyncSession, key: str, request: str, *, by: Actor) -> dict[str, Any] | None:
+async def find(db: Database, key: str, request: str, *, by: Actor) -> dict[str, Any] | None:
     """The stored answer to this request, if the key came before.
 
     Raises:
@@ -50,12 +52,9 @@ async def find(session: AsyncSession, key: str, request: str, *, by: Actor) -> d
     """
     if not 1 <= len(key) <= MAX_LENGTH:
         raise InvalidIdempotencyKey
-    stored = await session.scalar(select(IdempotencyKey).where(_is(key, by)))
-    if stored is None:
-        return None
-    if stored.fingerprint != request or stored.response is None:
-        raise IdempotencyKeyReused
-    return stored.response
+    for stored_request, response in await db.look(STORED, principal_=by.principal, key_=key):
+        return _answer(stored_request, response, request)
+    return None
 
 
 async def reserve(session: AsyncSession, key: str, request: str, *, by: Actor) -> dict[str, Any] | None:
@@ -66,19 +65,29 @@ async def reserve(session: AsyncSession, key: str, request: str, *, by: Actor) -
     Raises:
         IdempotencyKeyReused: 422.
     """
-    ours = await session.scalar(
-        insert(IdempotencyKey)
-        .values(principal=by.principal, key=key, fingerprint=request)
-        .on_conflict_do_nothing()
-        .returning(IdempotencyKey.key)
-    )
-    return await find(session, key, request, by=by) if ours is None else None
+    connection = await session.connection()
+    ours = await connection.scalar(RESERVE, {"principal": by.principal, "key": key, "fingerprint": request})
+    if ours is not None:
+        return None
+    stored = (await connection.execute(_FIND, {"principal_": by.principal, "key_": key})).one_or_none()
+    return None if stored is None else _answer(stored[0], stored[1], request)
 
 
 async def answered(session: AsyncSession, key: str, run_id: uuid.UUID, response: dict[str, Any], *, by: Actor) -> None:
     """Keep the answer."""
-    await session.execute(update(IdempotencyKey).where(_is(key, by)).values(run_id=run_id, response=response))
+    given = {"principal_": by.principal, "key_": key, "run_id": run_id, "response": response}
+    await directly(session, ANSWERED, **given)
 
 
-def _is(key: str, by: Actor) -> Any:
-    return (IdempotencyKey.principal == by.principal) & (IdempotencyKey.key == key)
+def _answer(stored_request: str, response: dict[str, Any] | None, request: str) -> dict[str, Any]:
+    if stored_request != request or response is None:
+        raise IdempotencyKeyReused
+    return response
+
+
+# Not named like the columns: SQLAlchemy keeps those names for what an UPDATE sets.
+_MINE = (IdempotencyKey.principal == parameter("principal_")) & (IdempotencyKey.key == parameter("key_"))
+_FIND = select(IdempotencyKey.fingerprint, IdempotencyKey.response).where(_MINE)
+STORED = Lookup.of(_FIND)
+ANSWERED = Lookup.of(update(IdempotencyKey).where(_MINE), ("run_id", "response"))
+RESERVE = insert(IdempotencyKey).on_conflict_do_nothing().returning(IdempotencyKey.key)

@@ -1,12 +1,27 @@
 """The scope lock: an advisory lock gives an order, the run row holds the scope, a constraint proves it."""
 
-from sqlalchemy import func, select, text
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Text, Uuid, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.db import directly
 from opsplane.errors import Conflict
-from opsplane.runbooks.scopes import Scope
+from opsplane.lookups import Lookup, parameter
+from opsplane.runbooks.scopes import Scope, span
 from opsplane.runs.models import OperationRun
 from opsplane.runs.states import Status
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is told of the run that holds a scope."""
+
+    id: uuid.UUID
+    type: str
+    status: str
 
 
 class ScopeLocked(Conflict):
@@ -14,7 +29,7 @@ class ScopeLocked(Conflict):
 
     code = "scope_locked"
 
-    def __init__(self, run: OperationRun, view_url: str) -> None:
+    def __init__(self, run: Held, view_url: str) -> None:
         move = "resume or cancel it" if run.status == Status.PAUSED else "wait for it or look at it"
         super().__init__(
             f"A run of {run.type} is {run.status} on an overlapping scope; {move}: {view_url}",
@@ -29,31 +44,39 @@ async def take(session: AsyncSession, scope: Scope, group: str) -> None:
     All tenants takes the root key alone; one tenant shares it and takes its own, so
     that tenants do not wait for each other and nobody holds more than two locks.
     """
-    isolation = await session.scalar(text("SHOW transaction_isolation"))
+    root = f"opsplane:scope:{scope.workspace_id}:{group}"
+    connection = await session.connection()
+    if scope.tenant_id is None:
+        locked = await connection.execute(ALL, {"root": root})
+    else:
+        locked = await connection.execute(ONE, {"root": root, "own": f"{root}:{scope.tenant_id}"})
+    isolation = locked.one()[0]
     # Under REPEATABLE READ the snapshot would be older than the lock, and blind to the run we waited for.
     if isolation != "read committed":
         raise RuntimeError(f"a scope cannot be locked under {isolation}")
-    root = f"opsplane:scope:{scope.workspace_id}:{group}"
-    if scope.tenant_id is None:
-        await session.execute(select(func.pg_advisory_xact_lock(_key(root))))
-    else:
-        await session.execute(select(func.pg_advisory_xact_lock_shared(_key(root))))
-        await session.execute(select(func.pg_advisory_xact_lock(_key(f"{root}:{scope.tenant_id}"))))
 
 
-async def holder(session: AsyncSession, scope: Scope, group: str) -> OperationRun | None:
+async def holder(session: AsyncSession, scope: Scope, group: str) -> Held | None:
     """The active run that holds an overlapping scope; a paused run still holds its own."""
-    return await session.scalar(
-        select(OperationRun)
-        .where(
-            OperationRun.workspace_id == scope.workspace_id,
-            OperationRun.lock_group == group,
-            OperationRun.status != Status.COMPLETED,
-            OperationRun.tenant_span.op("&&")(scope.span),
-        )
-        .limit(1)
+    given = {"workspace": scope.workspace_id, "group": group, "bound": scope.tenant_id}
+    rows = await directly(session, HOLDER, **given)
+    return Held(*rows[0]) if rows else None
+
+
+def _key(name: str) -> Any:
+    return func.hashtextextended(parameter(name, Text()), 0)
+
+
+_ISOLATION = func.current_setting("transaction_isolation")
+ALL = select(_ISOLATION, func.pg_advisory_xact_lock(_key("root")))
+ONE = select(_ISOLATION, func.pg_advisory_xact_lock_shared(_key("root")), func.pg_advisory_xact_lock(_key("own")))
+HOLDER = Lookup.of(
+    select(OperationRun.id, OperationRun.type, OperationRun.status)
+    .where(
+        OperationRun.workspace_id == parameter("workspace"),
+        OperationRun.lock_group == parameter("group"),
+        OperationRun.status != literal(str(Status.COMPLETED), literal_execute=True),
+        OperationRun.tenant_span.op("&&")(span(parameter("bound", Uuid()))),
     )
-
-
-def _key(name: str) -> object:
-    return func.hashtextextended(name, 0)
+    .limit(1)
+)

@@ -1,18 +1,19 @@
 """Preflights: count in a READ ONLY transaction, keep the result, let one run start from it."""
 
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from http import HTTPStatus
 
-from sqlalchemy import func, update
+from sqlalchemy import Uuid, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
-from opsplane.db import Database, sqlstate
+from opsplane.db import Database, directly, sqlstate
 from opsplane.errors import Conflict, OpsplaneError
+from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.base import Runbook
 from opsplane.runbooks.impact import Impact
 from opsplane.runbooks.models import Preflight
@@ -118,30 +119,49 @@ async def keep(
     return kept
 
 
-async def consume(
-    session: AsyncSession, preflight_id: uuid.UUID, runbook: Runbook, scope: Scope, *, by: Actor
-) -> Preflight:
-    """Use a preflight up: once, by who looked, for what was looked at, before it expires.
+@dataclass(frozen=True)
+class Seen:
+    """How many rows a preflight had found, or held likely."""
+
+    affected: int
+    estimated: bool
+
+
+async def consume(session: AsyncSession, preflight_id: uuid.UUID, runbook: Runbook, scope: Scope, *, by: Actor) -> Seen:
+    """Use a preflight up: once, by who looked, for what was looked at, before it expires; what it had found.
 
     Raises:
         PreflightStale: 409.
     """
-    used: Preflight | None = await session.scalar(
-        update(Preflight)
-        .where(
-            Preflight.id == preflight_id,
-            Preflight.runbook == runbook.key,
-            Preflight.runbook_version == runbook.version,
-            Preflight.scope_kind == scope.kind,
-            Preflight.tenant_id.is_not_distinct_from(scope.tenant_id),
-            Preflight.retry_of_run_id.is_not_distinct_from(scope.retry_of),
-            Preflight.principal == by.principal,
-            Preflight.expires_at > func.clock_timestamp(),
-            Preflight.used_at.is_(None),
-        )
-        .values(used_at=func.clock_timestamp())
-        .returning(Preflight)
+    rows = await directly(
+        session,
+        USE,
+        preflight=preflight_id,
+        key=runbook.key,
+        version=runbook.version,
+        kind=str(scope.kind),
+        tenant=scope.tenant_id,
+        retry_of=scope.retry_of,
+        by=by.principal,
     )
-    if used is None:
+    if not rows:
         raise PreflightStale(preflight_id)
-    return used
+    return Seen(rows[0]["affected_count"], estimated=rows[0]["margin_percent"] is not None)
+
+
+USE = Lookup.of(
+    update(Preflight)
+    .where(
+        Preflight.id == parameter("preflight"),
+        Preflight.runbook == parameter("key"),
+        Preflight.runbook_version == parameter("version"),
+        Preflight.scope_kind == parameter("kind"),
+        Preflight.tenant_id.is_not_distinct_from(parameter("tenant", Uuid())),
+        Preflight.retry_of_run_id.is_not_distinct_from(parameter("retry_of", Uuid())),
+        Preflight.principal == parameter("by"),
+        Preflight.expires_at > func.clock_timestamp(),
+        Preflight.used_at.is_(None),
+    )
+    .values(used_at=func.clock_timestamp())
+    .returning(Preflight.affected_count, Preflight.margin_percent)
+)

@@ -3,11 +3,11 @@
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
-from sqlalchemy import Function, Select, Uuid, func, literal
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, Function, Select, Uuid, func, literal
 
+from opsplane.db import Database
 from opsplane.tenants import universe
 from opsplane.tenants.models import Tenant
 
@@ -17,6 +17,11 @@ class ScopeKind(StrEnum):
 
     ALL_TENANTS = "all_tenants"
     SINGLE_TENANT = "single_tenant"
+
+
+def span(bound: ColumnElement[Any]) -> Function[str]:
+    """The `uuidrange` of one tenant, or for null of all of them."""
+    return func.uuidrange(bound, bound, "[]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +39,18 @@ class Scope:
     among: Select[uuid.UUID | None] | None = None
 
     @classmethod
-    async def resolve(cls, session: AsyncSession, tenant: str | None) -> Self:
+    async def resolve(cls, db: Database, tenant: str | None) -> Self:
         """The scope of one tenant, by id or external id, or of all of them for None.
 
         Raises:
             TenantNotAllowed: 422.
         """
-        workspace_id = await universe.workspace_id(session)
-        if tenant is None:
-            return cls(workspace_id=workspace_id, kind=ScopeKind.ALL_TENANTS)
-        found = await universe.pick(session, workspace_id, tenant)
+        workspace_id, tenant_id, external_id = await universe.look(db, tenant)
         return cls(
             workspace_id=workspace_id,
-            kind=ScopeKind.SINGLE_TENANT,
-            tenant_id=found.id,
-            tenant_external_id=found.external_id,
+            kind=ScopeKind.ALL_TENANTS if tenant is None else ScopeKind.SINGLE_TENANT,
+            tenant_id=tenant_id,
+            tenant_external_id=external_id,
         )
 
     def tenant_ids(self) -> Select[uuid.UUID]:
@@ -61,8 +63,7 @@ class Scope:
     @property
     def span(self) -> Function[str]:
         """The scope as a `uuidrange`, without bounds for all tenants: two scopes overlap exactly if their spans do."""
-        bound = literal(self.tenant_id, Uuid())
-        return func.uuidrange(bound, bound, "[]")
+        return span(literal(self.tenant_id, Uuid()))
 
     @property
     def label(self) -> str:

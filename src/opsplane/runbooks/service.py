@@ -60,8 +60,7 @@ async def preflight(
     """
     by.require(Capability.RUNBOOKS_VIEW)
     runbook = registry.find(key)
-    async with plane.db.reading() as session:
-        scope = await Scope.resolve(session, tenant)
+    scope = await Scope.resolve(plane.db, tenant)
     return await preflights.make(plane.db, plane.settings, runbook, scope, by=by, source=source, exact=exact)
 
 

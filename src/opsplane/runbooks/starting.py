@@ -6,26 +6,47 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import structlog
+from sqlalchemy import Uuid, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
-from opsplane.db import RACES, Transaction, first_line, new_id, sqlstate
+from opsplane.db import RACES, Transaction, directly, first_line, new_id, sqlstate
 from opsplane.errors import Conflict, ServiceUnavailable
+from opsplane.lookups import Lookup, parameter
+from opsplane.queue import JOBS_PER_WAKE
 from opsplane.runbooks import idempotency, locks, preflights
 from opsplane.runbooks.base import Runbook
 from opsplane.runbooks.doors import Plane, Started, StartOrder
 from opsplane.runbooks.locks import ScopeLocked
-from opsplane.runbooks.models import Preflight
+from opsplane.runbooks.preflights import Seen
 from opsplane.runbooks.reasons import Reason
-from opsplane.runbooks.scopes import Scope
-from opsplane.runs import announcing, items, lifecycle, views
+from opsplane.runbooks.scopes import Scope, span
+from opsplane.runs import announcing, documents, items, lifecycle, processes, summary, views
+from opsplane.runs.documents import Pulse
 from opsplane.runs.models import OperationRun
 from opsplane.runs.schemas import RunOut
+from opsplane.runs.states import Outcome, Status
 
 log = structlog.get_logger()
 
 STARTED = "platform.ops.runbooks.started"
+NOTHING_YET = dict.fromkeys(summary.KEYS, 0)
+FIELDS = (
+    "id", "status", "outcome", "summary_counts", "workspace_id", "type", "runbook_version", "scope_kind", "tenant_id",
+    "lock_group", "identity_mode", "identity_key", "source", "initiator_kind", "initiator_id", "initiator_display",
+    "token_id", "break_glass_id", "reason_code", "reason_text", "release", "retry_of_run_id", "preflight_id",
+    "preflight_affected_count", "context",
+)  # fmt: skip
+INSERT = Lookup.of(
+    insert(OperationRun)
+    .values(tenant_span=span(parameter("bound", Uuid())))
+    .returning(
+        OperationRun.created_at, OperationRun.started_at, OperationRun.paused_at, OperationRun.stalled_at,
+        OperationRun.completed_at, OperationRun.asks, processes.alive_workers().exists().label("workers"),
+    ),
+    FIELDS,
+)  # fmt: skip
 
 
 class NothingToDo(Conflict):
@@ -78,8 +99,7 @@ class Starting:
         """The first answer to a repeated request, before anything is counted for it again."""
         if self.idempotency_key is None:
             return None
-        async with self.plane.db.reading() as session:
-            stored = await idempotency.find(session, self.idempotency_key, self.fingerprint, by=self.by)
+        stored = await idempotency.find(self.plane.db, self.idempotency_key, self.fingerprint, by=self.by)
         return Started(RunOut.model_validate(stored), replayed=True) if stored else None
 
     async def queued(self) -> Started:
@@ -112,29 +132,39 @@ class Starting:
 
     async def _transaction(self, preflight_id: uuid.UUID) -> Started:
         """The one transaction: idempotency key, scope lock, preflight used up, run and audit rows."""
+        scope = await self._scope()
         async with self.plane.db.transaction() as tx:
             if (stored := await self._reserve_key(tx.session)) is not None:
                 return Started(RunOut.model_validate(stored), replayed=True)
-            scope = await self._scope(tx.session)
             await locks.take(tx.session, scope, self.group)
             await self._refuse_overlap(tx.session, scope)
             seen = await preflights.consume(tx.session, preflight_id, self.runbook, scope, by=self.by)
-            if seen.affected_count == 0 and not self.order.force:
+            if seen.affected == 0 and not self.order.force:
                 raise NothingToDo
-            run = self._new_run(scope, seen)
-            tx.session.add(run)
-            await tx.session.flush()
+            values = self._values(scope, preflight_id, seen)
+            [created] = await directly(tx.session, INSERT, **values, bound=scope.tenant_id)
             self.written.set()
+            run = OperationRun(**values)
             if scope.retry_of is not None:  # workers of the release before would expand it to every tenant
                 await lifecycle.begin(tx.session, run.id)
-            details = {"type": run.type, "affected_count": seen.affected_count, "release": run.release}
+            details = {"type": run.type, "affected_count": seen.affected, "release": run.release}
             if scope.retry_of is not None:
                 details["retry_of_run_id"] = str(scope.retry_of)
             await lifecycle.record(tx.session, STARTED, run, by=self.by, details=details)
-            out = await views.show(tx.session, run.id, base_url=self.plane.settings.base_url)
+            out = await self._shown(tx.session, scope, values | dict(created))
             await self._keep_answer(tx.session, out)
-            self._tell_after_commit(tx)
+            self._tell_after_commit(tx, scope)
         return Started(out, replayed=False)
+
+    async def _shown(self, session: AsyncSession, scope: Scope, row: dict[str, Any]) -> RunOut:
+        """The run as it was written; one that has begun has numbers to be read."""
+        base_url = self.plane.settings.base_url
+        if scope.retry_of is not None:
+            return await views.show(session, self.run_id, base_url=base_url)
+        row |= {"tenant_external_id": scope.tenant_external_id, "elapsed_s": 0.0, "duration_ms": None}
+        row |= row["context"]["preflight"] | {"throttled_reason": None, "throttled_at": None}
+        pulse = Pulse(workers=row["workers"])
+        return RunOut.model_validate(documents.of(row, NOTHING_YET, base_url=base_url, pulse=pulse))
 
     async def _committed_all_the_same(self) -> Started:
         """The run, if only the answer to its commit was lost with the connection.
@@ -157,15 +187,17 @@ class Starting:
 
     async def _found(self) -> RunOut | None:
         """The run, if it is there; behind the lock this is certain."""
+        scope = await self._scope()
         async with self.plane.db.transaction() as tx:
-            await locks.take(tx.session, await self._scope(tx.session), self.group)
+            await locks.take(tx.session, scope, self.group)
             if await tx.session.get(OperationRun, self.run_id) is None:
                 return None
-            self._tell_after_commit(tx)
+            self._tell_after_commit(tx, scope)
             return await views.show(tx.session, self.run_id, base_url=self.plane.settings.base_url)
 
-    def _tell_after_commit(self, tx: Transaction) -> None:
-        announcing.wake_after_commit(tx, self.plane.queue, self.run_id)
+    def _tell_after_commit(self, tx: Transaction, scope: Scope) -> None:
+        jobs = JOBS_PER_WAKE if scope.tenant_id is None else 1  # one tenant is work for one worker
+        announcing.wake_after_commit(tx, self.plane.queue, self.run_id, jobs=jobs)
         announcing.after_commit(tx, self.plane.queue, self.run_id)
 
     async def _reserve_key(self, session: AsyncSession) -> dict[str, Any] | None:
@@ -180,13 +212,13 @@ class Starting:
 
     async def _refuse_if_held(self) -> Scope:
         """Save the count, and tell who lost a race whom it lost to."""
+        scope = await self._scope()
         async with self.plane.db.reading() as session:
-            scope = await self._scope(session)
             await self._refuse_overlap(session, scope)
         return scope
 
-    async def _scope(self, session: AsyncSession) -> Scope:
-        scope, retry_of = await Scope.resolve(session, self.order.tenant), self.order.retry_of
+    async def _scope(self) -> Scope:
+        scope, retry_of = await Scope.resolve(self.plane.db, self.order.tenant), self.order.retry_of
         if retry_of is None:
             return scope
         return replace(scope, retry_of=retry_of, among=items.failed_tenants(retry_of))
@@ -195,30 +227,32 @@ class Starting:
         if (active := await locks.holder(session, scope, self.group)) is not None:
             raise ScopeLocked(active, views.view_url(self.plane.settings.base_url, active.id))
 
-    def _new_run(self, scope: Scope, seen: Preflight) -> OperationRun:
+    def _values(self, scope: Scope, preflight_id: uuid.UUID, seen: Seen) -> dict[str, Any]:
         order, by, reason = self.order, self.by, self.reason
-        return OperationRun(
-            id=self.run_id,
-            workspace_id=scope.workspace_id,
-            type=self.runbook.key,
-            runbook_version=self.runbook.version,
-            scope_kind=scope.kind,
-            tenant_id=scope.tenant_id,
-            lock_group=self.group,
-            tenant_span=scope.span,
-            identity_mode="once" if order.identity_key else None,
-            identity_key=order.identity_key,
-            source=order.source,
-            initiator_kind=by.kind,
-            initiator_id=by.id,
-            initiator_display=by.display,
-            token_id=by.token_id,
-            break_glass_id=by.break_glass_id,
-            reason_code=reason and reason.code,
-            reason_text=reason and reason.text,
-            release=order.release,
-            retry_of_run_id=scope.retry_of,
-            preflight_id=seen.id,
-            preflight_affected_count=seen.affected_count,
-            context={"preflight": {"affected_count": seen.affected_count, "estimated": seen.impact.estimated}},
-        )
+        return {
+            "id": self.run_id,
+            "status": Status.QUEUED,
+            "outcome": Outcome.PENDING,
+            "summary_counts": {},
+            "workspace_id": scope.workspace_id,
+            "type": self.runbook.key,
+            "runbook_version": self.runbook.version,
+            "scope_kind": scope.kind,
+            "tenant_id": scope.tenant_id,
+            "lock_group": self.group,
+            "identity_mode": "once" if order.identity_key else None,
+            "identity_key": order.identity_key,
+            "source": order.source,
+            "initiator_kind": by.kind,
+            "initiator_id": by.id,
+            "initiator_display": by.display,
+            "token_id": by.token_id,
+            "break_glass_id": by.break_glass_id,
+            "reason_code": reason and reason.code,
+            "reason_text": reason and reason.text,
+            "release": order.release,
+            "retry_of_run_id": scope.retry_of,
+            "preflight_id": preflight_id,
+            "preflight_affected_count": seen.affected,
+            "context": {"preflight": {"affected_count": seen.affected, "estimated": seen.estimated}},
+        }

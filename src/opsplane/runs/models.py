@@ -4,14 +4,14 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, Column, ColumnElement, ForeignKey, Index, UniqueConstraint, func, literal
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
 from opsplane.db import Base, new_id
 from opsplane.runs.states import ItemState, Outcome, Status
 
-__all__ = ["OperationRun", "OperationRunFailure", "OperationRunItem", "Process"]
+__all__ = ["OperationRun", "OperationRunFailure", "OperationRunItem", "Process", "is_now"]
 
 
 class UuidRange(UserDefinedType[str]):
@@ -144,6 +144,11 @@ class OperationRunItem(Base):
     started_at: Mapped[datetime | None]
     progress_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+def is_now(state: ItemState) -> ColumnElement[bool]:
+    """Whether an item has this state, as the indexes of one state's rows say it: as a constant, and no parameter."""
+    return OperationRunItem.state == literal(str(state), literal_execute=True)
 
 
 class OperationRunFailure(Base):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, delete, func, literal, or_, select, text, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.access import emergencies
@@ -23,7 +23,7 @@ from opsplane.errors import ServiceUnavailable
 from opsplane.queue import JOBS_PER_WAKE, Queue
 from opsplane.runbooks.models import IdempotencyKey, Preflight
 from opsplane.runs import announcing, items, lifecycle, metrics, processes, telling
-from opsplane.runs.models import OperationRun, OperationRunItem
+from opsplane.runs.models import OperationRun, OperationRunItem, is_now
 from opsplane.runs.states import ItemState, Status
 from opsplane.runs.throttling import marks
 
@@ -96,7 +96,7 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
     """
     free = await _free_slots(tx.session)
     due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
-    waiting = select(item.run_id).where(item.run_id == run.id, _is(ItemState.PENDING), due)
+    waiting = select(item.run_id).where(item.run_id == run.id, is_now(ItemState.PENDING), due)
     quiet = func.coalesce(run.woken_at, run.created_at) < func.clock_timestamp() - KEEP_IN_LINE_AFTER
     if free > 0:
         early = or_(run.woken_at.is_(None), run.woken_at < func.clock_timestamp() - WAKE_AGAIN_AFTER)
@@ -243,25 +243,20 @@ def _is_open() -> ColumnElement[bool]:
 
 
 def _has_items(state: ItemState) -> ColumnElement[bool]:
-    return select(item.run_id).where(item.run_id == run.id, _is(state)).exists()
+    return select(item.run_id).where(item.run_id == run.id, is_now(state)).exists()
 
 
 def _claimed_since(ago: timedelta) -> ColumnElement[bool]:
     """Whether any item moved: one at work, one given back, or one that ended; each kind has an index of its own."""
     since = func.statement_timestamp() - ago  # an index is no use to what a clock may say of each row
     lately = func.greatest(item.started_at, item.progress_at) > since
-    given_back = _is(ItemState.PENDING) & item.started_at.is_not(None) & lately
+    given_back = is_now(ItemState.PENDING) & item.started_at.is_not(None) & lately
     return or_(
         *(
             select(item.run_id).where(item.run_id == run.id, moved).exists()
-            for moved in (_is(ItemState.RUNNING) & lately, given_back, item.finished_at > since)
+            for moved in (is_now(ItemState.RUNNING) & lately, given_back, item.finished_at > since)
         )
     )
-
-
-def _is(state: ItemState) -> ColumnElement[bool]:
-    # Written into the statement: a plan for any parameter could use no index of one state's rows.
-    return item.state == literal(str(state), literal_execute=True)
 
 
 async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
@@ -271,6 +266,6 @@ async def _ever_claimed(session: AsyncSession, run_id: uuid.UUID) -> bool:
 
 async def _free_slots(session: AsyncSession) -> int:
     workers = await processes.live_workers(session)
-    at_work = select(item.leased_by, item.lease_until).where(_is(ItemState.RUNNING)).distinct().subquery()
+    at_work = select(item.leased_by, item.lease_until).where(is_now(ItemState.RUNNING)).distinct().subquery()
     busy = await session.scalar(select(func.count()).select_from(at_work))  # a drain may hold many small tenants
     return sum(worker.slots for worker in workers) - (busy or 0)

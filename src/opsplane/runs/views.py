@@ -14,6 +14,7 @@ from sqlalchemy import (
     Double,
     Integer,
     Interval,
+    ScalarSelect,
     Select,
     Uuid,
     cast,
@@ -31,9 +32,9 @@ from opsplane.errors import NotFound
 from opsplane.lookups import Lookup, parameter
 from opsplane.runs import documents, processes, summary
 from opsplane.runs.documents import Document, Pulse, RunRow, view_url
-from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem
+from opsplane.runs.models import OperationRun, OperationRunFailure, OperationRunItem, is_now
 from opsplane.runs.schemas import RunOut
-from opsplane.runs.states import Outcome, Status
+from opsplane.runs.states import ItemState, Outcome, Status
 from opsplane.tenants.models import Tenant
 
 __all__ = ["RunNotFound", "Wanted", "page", "show", "view_url"]
@@ -177,11 +178,20 @@ def _newest_first(given: frozenset[str]) -> Lookup:
 
 
 async def _pulse(session: AsyncSession, run_id: uuid.UUID) -> Pulse:
+    """When anything moved last, found by the indexes of what is at work, what was given back, and what has ended."""
     item = OperationRunItem
-    moved_at = func.max(func.greatest(item.started_at, item.progress_at, item.finished_at))
+
+    def latest(moment: Any, *which: ColumnElement[bool]) -> ScalarSelect[Any]:
+        return select(func.max(moment)).where(item.run_id == run_id, *which).scalar_subquery()
+
+    lately = func.greatest(item.started_at, item.progress_at)
+    moved_at = func.greatest(
+        latest(lately, is_now(ItemState.RUNNING)),
+        latest(lately, is_now(ItemState.PENDING), item.started_at.is_not(None)),
+        latest(item.finished_at),
+    )
     quiet_s = func.extract("epoch", func.clock_timestamp() - moved_at)
-    row = await session.execute(select(quiet_s, processes.alive_workers().exists()).where(item.run_id == run_id))
-    quiet, workers = row.one()
+    quiet, workers = (await session.execute(select(quiet_s, processes.alive_workers().exists()))).one()
     return Pulse(workers, None if quiet is None else float(quiet))
 
 

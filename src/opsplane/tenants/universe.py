@@ -3,10 +3,12 @@
 import uuid
 from http import HTTPStatus
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane.db import Database
 from opsplane.errors import Conflict, InvalidInput, NotFound, OpsplaneError
+from opsplane.lookups import Lookup, parameter
 from opsplane.tenants.models import DEFAULT_WORKSPACE, PLATFORM_TENANT, Tenant, Workspace
 
 MAX_EXTERNAL_ID = 200
@@ -49,6 +51,21 @@ async def pick(session: AsyncSession, workspace: uuid.UUID, tenant: str) -> Tena
     return found
 
 
+async def look(db: Database, tenant: str | None) -> tuple[uuid.UUID, uuid.UUID | None, str | None]:
+    """The workspace, and the id and external id of the allowed tenant that has this id or external id.
+
+    Raises:
+        TenantNotAllowed: there is none (422).
+    """
+    rows = await db.look(AT_HOME, tenant=tenant, as_id=None if tenant is None else _as_uuid(tenant))
+    if not rows:
+        raise NotFound("The default workspace is missing; run `opsplane migrate`.")
+    workspace, tenant_id, external_id = rows[0]
+    if tenant is not None and tenant_id is None:
+        raise TenantNotAllowed(tenant)
+    return workspace, tenant_id, external_id
+
+
 def search(workspace: uuid.UUID, query: str | None) -> Select[Tenant]:
     """Allowed tenants whose name or external id contains `query`, in the order of their external ids."""
     tenants = allowed(workspace).order_by(Tenant.external_id)
@@ -82,3 +99,13 @@ def _as_uuid(text: str) -> uuid.UUID | None:
         return uuid.UUID(text)
     except ValueError:
         return None
+
+
+_NAMED = or_(Tenant.external_id == parameter("tenant"), Tenant.id == parameter("as_id"))
+AT_HOME = Lookup.of(
+    select(Workspace.id, Tenant.id, Tenant.external_id)
+    .select_from(Workspace)
+    .outerjoin(Tenant, and_(Tenant.workspace_id == Workspace.id, Tenant.external_id != PLATFORM_TENANT, _NAMED))
+    .where(Workspace.slug == DEFAULT_WORKSPACE)
+    .limit(1)
+)
