@@ -13,6 +13,7 @@ from sqlalchemy import BindParameter, ColumnElement, FromClause, SelectBase, cas
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.functions import FunctionElement
 
 _dialect = dialect()  # type: ignore[no-untyped-call]
 _PLAIN = (str, int, float, Decimal, date, timedelta, uuid.UUID)
@@ -37,6 +38,8 @@ def _is_plain(element: Any) -> bool:
     if isinstance(element, BindParameter):
         given = element.value if isinstance(element.value, list | tuple) else [element.value]
         return element.callable is None and all(isinstance(one, _PLAIN) for one in given)
+    if isinstance(element, FunctionElement):
+        return True  # though SQLAlchemy takes it for a kind of table
     return not isinstance(element, FromClause | SelectBase)  # by itself it would be correlated with nothing
 
 
