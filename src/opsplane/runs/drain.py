@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 
 import structlog
+from sqlalchemy import select
 
 from opsplane.config import Settings
 from opsplane.db import Database
@@ -22,12 +23,14 @@ from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
 from opsplane.runs.leases import Key, Lease
 from opsplane.runs.models import OperationRun
+from opsplane.runs.states import Status
 from opsplane.runs.throttling.pacer import Pacer
 from opsplane.runs.throttling.throttle import Throttle
 
 log = structlog.get_logger()
 
 SLICE_S = 60
+BEGIN_S = 5  # tenants of a large run take seconds to be written down
 SUSPECT_S = 0.5  # a suspect that waited for its turn with a lease would be blamed for the next death
 
 
@@ -138,6 +141,18 @@ class Drainer:
             moved = await lifecycle.begin(tx.session, run_id)
         if moved:
             self.hints.moved(run_id)
+        else:
+            await self._begun_elsewhere(run_id)
+
+    async def _begun_elsewhere(self, run_id: uuid.UUID) -> None:
+        """Wait for another drain that is just beginning the run: leaving now, this one would not be rung for again."""
+        ends = time.monotonic() + BEGIN_S
+        while time.monotonic() < ends and not self.stop.is_set():
+            async with self.db.reading() as session:
+                status = await session.scalar(select(OperationRun.status).where(OperationRun.id == run_id))
+            if status != Status.QUEUED:
+                return
+            await asyncio.sleep(BEGIN_S / 100)
 
     async def _settle(self, run_id: uuid.UUID) -> None:
         async with self.db.transaction() as tx:
