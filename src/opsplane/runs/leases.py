@@ -7,7 +7,22 @@ from datetime import timedelta
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, CursorResult, Text, any_, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    CursorResult,
+    Interval,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -63,7 +78,7 @@ class Lease:
 
 async def claim(session: AsyncSession, run_id: uuid.UUID, worker: uuid.UUID, *, lease_s: float) -> Lease | None:
     """Lease the next pending item of a running run; None if there is none for now."""
-    claimed = await _claim(session, run_id, worker, 1, lease_s=lease_s)
+    claimed = await _claim(session, CLAIM, run_id, worker, 1, lease_s)
     return claimed[0] if claimed else None
 
 
@@ -74,49 +89,20 @@ async def claim_some(
 
     Whatever failed before, or may have killed its worker, is claimed alone, so that it takes no other along.
     """
+    # A crash of the server may forget a claim; a chunk's commit makes it last with everything before it.
+    await session.execute(text("SET LOCAL synchronous_commit = off"))
     if count > 1:
-        smooth = (item.attempts == 0) & (item.lost_count == 0)
-        claimed = await _claim(session, run_id, worker, count, smooth, lease_s=lease_s)
+        claimed = await _claim(session, CLAIM_SMOOTH, run_id, worker, count, lease_s)
         if claimed:
             return claimed
-    return await _claim(session, run_id, worker, 1, lease_s=lease_s)
+    return await _claim(session, CLAIM, run_id, worker, 1, lease_s)
 
 
 async def _claim(
-    session: AsyncSession, run_id: uuid.UUID, worker: uuid.UUID, count: int, *conditions: Any, lease_s: float
+    session: AsyncSession, statement: Any, run_id: uuid.UUID, worker: uuid.UUID, count: int, lease_s: float
 ) -> list[Lease]:
-    due = or_(item.not_before.is_(None), item.not_before <= func.clock_timestamp())
-    running = select(OperationRun.id).where(OperationRun.id == run_id, OperationRun.status == Status.RUNNING)
-    picked = (
-        select(item.item_key)
-        .where(item.run_id == run_id, item.state == ItemState.PENDING, due, running.exists(), *conditions)
-        .order_by(item.ordinal)
-        .limit(bindparam("count", count, BigInteger()))
-        .with_for_update(skip_locked=True)
-    )
-    rows = await session.execute(
-        update(item)
-        .where(item.run_id == run_id, item.item_key == any_(func.array(picked.scalar_subquery())))
-        .values(
-            state=ItemState.RUNNING,
-            lease_token=item.lease_token + 1,
-            lease_until=select(_after(lease_s)).scalar_subquery(),  # the same for all: so a claim is known as one
-            leased_by=worker,
-            started_at=func.coalesce(item.started_at, func.clock_timestamp()),
-        )
-        .returning(
-            item.item_key,
-            item.tenant_id,
-            item.ordinal,
-            item.lease_token.label("token"),
-            item.cursor,
-            item.updated_count.label("updated"),
-            item.passes,
-            item.attempts,
-            item.lost_count.label("losses"),
-        )
-        .execution_options(synchronize_session=False)
-    )
+    given = {"run": run_id, "worker": worker, "most": count, "lease": timedelta(seconds=lease_s)}
+    rows = await session.execute(statement, given)
     claimed = [Lease(run_id=run_id, **row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public API
     return sorted(claimed, key=attrgetter("ordinal"))
 
@@ -335,3 +321,45 @@ def _given_back() -> dict[str, Any]:
 
 def _after(seconds: float) -> Any:
     return func.clock_timestamp() + timedelta(seconds=seconds)
+
+
+def _claiming(*conditions: Any) -> Any:
+    """Built once: SQLAlchemy takes longer to put a statement together than PostgreSQL to run it."""
+    of_run, due = bindparam("run", type_=Uuid()), or_(item.not_before.is_(None), item.not_before <= _now)
+    running = select(OperationRun.id).where(OperationRun.id == of_run, OperationRun.status == Status.RUNNING)
+    picked = (
+        select(item.item_key)
+        .where(item.run_id == of_run, item.state == ItemState.PENDING, due, running.exists(), *conditions)
+        .order_by(item.ordinal)
+        .limit(bindparam("most", type_=BigInteger()))
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        update(item)
+        .where(item.run_id == of_run, item.item_key == any_(func.array(picked.scalar_subquery())))
+        .values(
+            state=ItemState.RUNNING,
+            lease_token=item.lease_token + 1,
+            # the same for all, so that a claim is known as one
+            lease_until=select(_now + bindparam("lease", type_=Interval())).scalar_subquery(),
+            leased_by=bindparam("worker", type_=Uuid()),
+            started_at=func.coalesce(item.started_at, _now),
+        )
+        .returning(
+            item.item_key,
+            item.tenant_id,
+            item.ordinal,
+            item.lease_token.label("token"),
+            item.cursor,
+            item.updated_count.label("updated"),
+            item.passes,
+            item.attempts,
+            item.lost_count.label("losses"),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+_now = func.clock_timestamp()
+CLAIM = _claiming()
+CLAIM_SMOOTH = _claiming(item.attempts == 0, item.lost_count == 0)
