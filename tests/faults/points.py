@@ -79,7 +79,7 @@ POINTS = (
     Point("start:key-reserved", "opsplane.runbooks.idempotency:reserve", AFTER),
     Point("start:scope-locked", "opsplane.runbooks.locks:take", AFTER),
     Point("start:preflight-consumed", "opsplane.runbooks.preflights:consume", AFTER),
-    Point("start:run-inserted", "opsplane.runs.views:show", BEFORE),
+    Point("start:run-inserted", "opsplane.runbooks.starting:Starting._shown", BEFORE),
     Point("start:committed", "opsplane.runbooks.idempotency:answered", COMMITTED),
     Point("wake:before", "opsplane.queue:Queue.wake", BEFORE),
     Point("wake:after", "opsplane.queue:Queue.wake", AFTER),

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.config import Settings
-from opsplane.db import Database
+from opsplane.db import Database, first_line
 from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks.base import Chunk, Runbook
@@ -84,9 +84,11 @@ class Carrier:
         except Culprit as broken:
             await self._alone(broken.lease)
             return [lease for lease in held if lease is not broken.lease]
-        except Exception:  # noqa: BLE001 - as at a commit: each shows by itself whether it was the one
-            for lease in held:
-                await self._alone(lease)
+        except Exception as error:  # noqa: BLE001 - an author's code may raise anything
+            # As at the commit: nobody is named, and perhaps it is done. Claimed anew, each shows by itself what it is.
+            log.warning("bundle_failed", run_id=str(held[0].run_id), tenants=len(held), error=first_line(error))
+            self.pace.one_by_one()
+            await self._give_back(held)
             return []
         if bundle.begun is None:
             return bundle.waiting

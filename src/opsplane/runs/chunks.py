@@ -39,3 +39,7 @@ class Pace:
         """So many tenants were done in one chunk; the next claim takes as many as fit, at most twice as many."""
         fit = tenants * self.target_s / max(seconds, 1e-6)
         self.tenants = int(max(1, min(fit, 2 * tenants, self._most)))
+
+    def one_by_one(self) -> None:
+        """From now on nobody shares a chunk."""
+        self._most = self.tenants = 1
