@@ -8,11 +8,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from asyncpg.prepared_stmt import PreparedStatement
 
 from opsplane.cli import main
+from opsplane.connections import Watched
 
-BEGIN, COMMIT, ROLLBACK = "BEGIN", "COMMIT", "ROLLBACK"
+FRAME = ("BEGIN", "COMMIT", "ROLLBACK")  # how statements begin that are no questions
 Step = tuple[str, tuple[Any, ...]]
 Steps = list[Step]
 mine: ContextVar[Steps | None] = ContextVar("mine", default=None)  # of a request and the tasks that it makes
@@ -29,16 +30,9 @@ def serve(notes: Path, port: str) -> None:
             seen.append(steps)
         steps.append((sql, arguments))
 
-    def statement(
-        _connection: Connection, _cursor: object, sql: str, arguments: Any, _context: object, many: bool
-    ) -> None:
-        for one in arguments if many else [arguments]:
-            note(sql, tuple(one))
-
-    event.listen(Engine, "begin", _noting(note, BEGIN))
-    event.listen(Engine, "before_cursor_execute", statement)
-    event.listen(Engine, "commit", _noting(note, COMMIT))
-    event.listen(Engine, "rollback", _noting(note, ROLLBACK))
+    _noting(Watched, "execute", lambda _connection, sql, *given: note(sql, given))
+    _noting(Watched, "fetch", lambda _connection, sql, *given: note(sql, given))
+    _noting(PreparedStatement, "fetch", lambda prepared, *given: note(prepared.get_query(), given))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn sends it to itself again when it has ended
     sys.argv[1:] = ["serve", "--port", port]
     try:
@@ -47,8 +41,15 @@ def serve(notes: Path, port: str) -> None:
         notes.write_bytes(pickle.dumps(seen))
 
 
-def _noting(note: Callable[[str], None], sql: str) -> Callable[[Connection], None]:
-    return lambda _connection: note(sql)
+def _noting(owner: type, name: str, note: Callable[..., None]) -> None:
+    """Everything passes here on its way to the driver: SQLAlchemy's statements are prepared, others are not."""
+    original = getattr(owner, name)
+
+    async def noted(self: Any, *given: Any, **named: Any) -> Any:
+        note(self, *given)
+        return await original(self, *given, **named)
+
+    setattr(owner, name, noted)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ async def measure(bench: Bench) -> None:
     shape = Shape(tenants * ROWS_A_TENANT, tenants)
     orders = await _look(bench, shape)
     recorded = await _record(bench, shape, orders)
-    statements = [step for step in recorded[0] if step[0] not in {recorder.BEGIN, recorder.COMMIT, recorder.ROLLBACK}]
+    statements = [sql for sql, _ in recorded[0] if not sql.startswith(recorder.FRAME)]
     took: dict[str, list[list[float]]] = {"opsplane": [], "raw": []}
     for _ in range(bench.asked.repeats):
         await bench.stand.copy_of(LOOKED)
