@@ -77,7 +77,7 @@ MUTANTS = (
     _mutant(
         "the fence locks nothing",
         f"{GUARDS}::test_nobody_takes_a_tenant_in_the_middle_of_its_chunk",
-        (LEASES, "        .with_for_update(of=item)\n"),
+        (LEASES, "    .with_for_update(of=item)\n"),
     ),
     _mutant(
         "the fence does not look at the run",

@@ -124,13 +124,7 @@ async def fence_all(session: AsyncSession, held: Sequence[Lease]) -> list[Lease]
     Raises:
         RunNotRunning: the run is asked to pause or cancel.
     """
-    rows = await session.execute(
-        select(item.item_key, OperationRun.status)
-        .join(OperationRun, OperationRun.id == item.run_id)
-        .where(_fenced(held[0].run_id, _columns("held", **_keys(held))))
-        .order_by(item.item_key)
-        .with_for_update(of=item)
-    )
+    rows = await session.execute(FENCE, _given(held))
     ours: dict[str, str] = dict(rows.all())
     if any(status != Status.RUNNING for status in ours.values()):
         raise RunNotRunning
@@ -194,28 +188,9 @@ async def finish_all(session: AsyncSession, done: Sequence[Whole]) -> None:
     """
     if not done:
         return
-    chunk = _columns("chunk", updated=[one.updated for one in done], errors=[one.errors for one in done],
-                     **_keys([one.lease for one in done]))  # fmt: skip
-    updated = item.updated_count + chunk.c.updated
-    ended = await session.execute(
-        update(item)
-        .where(_fenced(done[0].lease.run_id, chunk))
-        .values(
-            state=_ended_well(updated),
-            cursor=None,
-            updated_count=updated,
-            error_count=item.error_count + chunk.c.errors,
-            passes=item.passes + 1,
-            lease_until=None,
-            leased_by=None,
-            not_before=None,
-            trouble_code=None,
-            trouble_message=None,
-            progress_at=func.clock_timestamp(),
-            finished_at=func.clock_timestamp(),
-        )
-        .execution_options(synchronize_session=False)
-    )
+    given = _given([one.lease for one in done])
+    given |= {"held_updated": [one.updated for one in done], "held_errors": [one.errors for one in done]}
+    ended = await session.execute(FINISH, given)
     assert isinstance(ended, CursorResult)
     if ended.rowcount != len(done):
         raise LeaseLost
@@ -254,11 +229,9 @@ async def release(session: AsyncSession, held: Sequence[Lease], *, after_s: floa
     """Give items of a run back, as on shutdown: no attempt is counted."""
     later = {"not_before": _after(after_s)} if after_s else {}
     given = await session.execute(
-        update(item)
-        .where(_fenced(held[0].run_id, _columns("held", **_keys(held))))
-        .values(**_given_back(), **later)
-        .execution_options(synchronize_session=False)
-    )  # fmt: skip
+        update(item).where(_fenced(HELD)).values(**_given_back(), **later).execution_options(synchronize_session=False),
+        _given(held),
+    )
     assert isinstance(given, CursorResult)
     metrics.given_back(session, metrics.RELEASED, given.rowcount)
 
@@ -292,23 +265,24 @@ def _ended_well(updated: Any) -> Any:
     return case((updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED)
 
 
-def _keys(held: Sequence[Lease]) -> dict[str, Sequence[Any]]:
-    return {"item_key": [lease.item_key for lease in held], "token": [lease.token for lease in held]}
+def _given(held: Sequence[Lease]) -> dict[str, Any]:
+    return {
+        "run": held[0].run_id,
+        "held_item_key": [lease.item_key for lease in held],
+        "held_token": [lease.token for lease in held],
+    }
 
 
-def _columns(name: str, **columns: Sequence[Any]) -> Any:
+def _table(**columns: Any) -> Any:
     """Arrays as a table: one statement, prepared once, for any number of rows."""
-    arrays = [
-        bindparam(f"{name}_{column}", values, ARRAY(Text() if column == "item_key" else BigInteger()))
-        for column, values in columns.items()
-    ]
-    return func.unnest(*arrays).table_valued(*columns, name=name).render_derived()
+    arrays = [bindparam(f"held_{name}", type_=ARRAY(type_)) for name, type_ in columns.items()]
+    return func.unnest(*arrays).table_valued(*columns, name="held").render_derived()
 
 
-def _fenced(run_id: uuid.UUID, mine: Any) -> Any:
+def _fenced(mine: Any) -> Any:
     """The fence, for several items: `Lease.mine` of each."""
     return (
-        (item.run_id == run_id)
+        (item.run_id == bindparam("run", type_=Uuid()))
         & (item.item_key == mine.c.item_key)
         & (item.lease_token == mine.c.token)
         & (item.state == ItemState.RUNNING)
@@ -363,3 +337,32 @@ def _claiming(*conditions: Any) -> Any:
 _now = func.clock_timestamp()
 CLAIM = _claiming()
 CLAIM_SMOOTH = _claiming(item.attempts == 0, item.lost_count == 0)
+
+HELD = _table(item_key=Text(), token=BigInteger())
+DONE = _table(item_key=Text(), token=BigInteger(), updated=BigInteger(), errors=BigInteger())
+FENCE = (
+    select(item.item_key, OperationRun.status)
+    .join(OperationRun, OperationRun.id == item.run_id)
+    .where(_fenced(HELD))
+    .order_by(item.item_key)
+    .with_for_update(of=item)
+)
+FINISH = (
+    update(item)
+    .where(_fenced(DONE))
+    .values(
+        state=_ended_well(item.updated_count + DONE.c.updated),
+        cursor=None,
+        updated_count=item.updated_count + DONE.c.updated,
+        error_count=item.error_count + DONE.c.errors,
+        passes=item.passes + 1,
+        lease_until=None,
+        leased_by=None,
+        not_before=None,
+        trouble_code=None,
+        trouble_message=None,
+        progress_at=_now,
+        finished_at=_now,
+    )
+    .execution_options(synchronize_session=False)
+)
