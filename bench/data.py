@@ -64,7 +64,7 @@ _ADD_FINDINGS = """
                 AS status,
             (ARRAY['critical', 'high', 'medium', 'low'])[1 + floor(random() * 4)::int] AS severity,
             kind < 0.48 AS older, kind < 0.60 AS old,
-            timestamptz '2025-01-01 00:00+00' + i * interval '365 days' / {rows} AS created_at
+            timestamptz '2025-01-01 00:00+00' + interval '365 days' * (i::float8 / {rows}) AS created_at
         FROM (SELECT i, random() AS kind FROM generate_series(1, {rows}) i OFFSET 0) drawn OFFSET 0) made"""
 _EVIDENCE = """jsonb_build_object('scanner', 'trivy', 'rule', md5(i::text), 'asset', md5((i * 7)::text),
         'path', '/srv/app/lib/module-' || (i % 997) || '/file.py', 'score', i % 100)"""

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,34 @@ from opsplane.connections import Watched
 FRAME = ("BEGIN", "COMMIT", "ROLLBACK")  # how statements begin that are no questions
 Step = tuple[str, tuple[Any, ...]]
 Steps = list[Step]
-mine: ContextVar[Steps | None] = ContextVar("mine", default=None)  # of a request and the tasks that it makes
+Asked = dict[int, Steps]  # of each connection
+mine: ContextVar[Asked | None] = ContextVar("mine", default=None)  # of a request and the tasks that it makes
 
 
 def serve(notes: Path, port: str) -> None:
     """Be a server until SIGTERM."""
-    seen: list[Steps] = []
+    seen: list[Asked] = []
 
-    def note(sql: str, arguments: tuple[Any, ...] = ()) -> None:
-        if (steps := mine.get()) is None:
-            steps = Steps()
-            mine.set(steps)
-            seen.append(steps)
-        steps.append((sql, arguments))
+    def note(connection: object, sql: str, arguments: tuple[Any, ...] = ()) -> None:
+        if (asked := mine.get()) is None:
+            asked = Asked()
+            mine.set(asked)
+            seen.append(asked)
+        asked.setdefault(id(connection), []).append((sql, arguments))
 
-    _noting(Watched, "execute", lambda _connection, sql, *given: note(sql, given))
-    _noting(Watched, "fetch", lambda _connection, sql, *given: note(sql, given))
-    _noting(PreparedStatement, "fetch", lambda prepared, *given: note(prepared.get_query(), given))
+    _noting(Watched, "execute", lambda connection, sql, *given: note(connection, sql, given))
+    _noting(Watched, "fetch", lambda connection, sql, *given: note(connection, sql, given))
+    _noting(PreparedStatement, "fetch", lambda prepared, *given: note(_of(prepared), prepared.get_query(), given))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn sends it to itself again when it has ended
     sys.argv[1:] = ["serve", "--port", port]
     try:
         main.run()
     finally:
-        notes.write_bytes(pickle.dumps(seen))
+        notes.write_bytes(pickle.dumps([list(chain(*asked.values())) for asked in seen]))
+
+
+def _of(prepared: PreparedStatement) -> object:
+    return prepared._connection  # noqa: SLF001 - asyncpg tells it nowhere else
 
 
 def _noting(owner: type, name: str, note: Callable[..., None]) -> None:

@@ -88,7 +88,13 @@ async def _record(bench: Bench, shape: Shape, orders: Orders) -> list[Steps]:
             (await client.post(START, order)).json()
         client.close()
     every: list[Steps] = pickle.loads(notes.read_bytes())  # noqa: S301 - of a process of ours
-    return [steps for steps in every if any("INSERT INTO operation_runs " in sql for sql, _ in steps)]
+    starts = [steps for steps in every if any("INSERT INTO operation_runs " in sql for sql, _ in steps)]
+    return [[(sql, given) for sql, given in steps if not _concerns_the_connection(sql)] for steps in starts]
+
+
+def _concerns_the_connection(sql: str) -> bool:
+    """What a new connection is told once, or asked whether it still lives."""
+    return sql == "SELECT" or sql.startswith("SET default_")
 
 
 async def _start(installation: Installation, orders: Orders, clients: int) -> list[float]:
