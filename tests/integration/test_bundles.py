@@ -93,6 +93,16 @@ async def test_a_tenant_that_needs_more_than_a_chunk_keeps_nobody_waiting(
     assert await effects(plane) == (3 * ROWS, 3 * ROWS)
 
 
+async def test_whoever_waited_beside_a_tenant_that_broke_is_given_back_before_it_is_tried_alone(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await support.begun(plane, operator, "test.effects.small_fails")
+    await carry(plane, "test.effects.small_fails", await claim_all(plane, run_id))
+    assert await states(plane) == [("pending", 0), ("failed", 0), ("pending", 0)]
+    await support.drain(plane, run_id)
+    assert await effects(plane) == (2 * ROWS, 2 * ROWS)
+
+
 async def test_a_bundle_leaves_out_whom_another_worker_has(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:

@@ -82,8 +82,10 @@ class Carrier:
         except ServiceUnavailable:
             raise  # as below
         except Culprit as broken:
+            self.pace.met_trouble()
+            await self._give_back([lease for lease in held if lease is not broken.lease])
             await self._alone(broken.lease)
-            return [lease for lease in held if lease is not broken.lease]
+            return []
         except Exception as error:  # noqa: BLE001 - an author's code may raise anything
             # As at the commit: nobody is named, and perhaps it is done. Claimed anew, each shows by itself what it is.
             log.warning("bundle_failed", run_id=str(held[0].run_id), tenants=len(held), error=first_line(error))

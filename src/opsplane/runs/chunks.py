@@ -40,6 +40,10 @@ class Pace:
         fit = tenants * self.target_s / max(seconds, 1e-6)
         self.tenants = int(max(1, min(fit, 2 * tenants, self._most)))
 
+    def met_trouble(self) -> None:
+        """The next claim is of one tenant; whoever is claimed with one that takes long could lose its lease."""
+        self.tenants = 1
+
     def one_by_one(self) -> None:
         """From now on nobody shares a chunk."""
         self._most = self.tenants = 1
