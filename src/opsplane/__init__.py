@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opsplane.auth.capabilities import Capability
-    from opsplane.runbooks.base import Chunk, Cursor, RepairRunbook, Retry, Runbook
+    from opsplane.runbooks.base import RepairRunbook, Retry, Runbook
+    from opsplane.runbooks.chunk import Chunk, Cursor
     from opsplane.runbooks.impact import Impact
     from opsplane.runbooks.indexes import Index
     from opsplane.runbooks.registry import register
@@ -19,6 +20,8 @@ __all__ = ["Capability", "Chunk", "Cursor", "Impact", "Index", "RepairRunbook", 
 
 _HOMES = {
     "Capability": "opsplane.auth.capabilities",
+    "Chunk": "opsplane.runbooks.chunk",
+    "Cursor": "opsplane.runbooks.chunk",
     "Impact": "opsplane.runbooks.impact",
     "Index": "opsplane.runbooks.indexes",
     "register": "opsplane.runbooks.registry",

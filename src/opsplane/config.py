@@ -107,12 +107,12 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
     log_format: LogFormat = Field(LogFormat.AUTO, description="`auto`, `console` or `json`.")
     pool_size: int = Field(10, ge=2, le=200, description="Database connections a process may hold.")
-    worker_concurrency: int = Field(2, ge=1, le=64, description="Tenants one worker process repairs at a time.")
+    worker_concurrency: int = Field(1, ge=1, le=64, description="Database connections on which a worker repairs.")
     lease_s: float = Field(
         20, ge=1, le=600, description="Seconds a worker may stay silent before its tenant is given to another."
     )
     sweep_s: float = Field(5, ge=0.1, le=60, description="Seconds between two sweeps, ± 20 %.")
-    chunk_target_ms: int = Field(250, ge=10, le=2000, description="Time one chunk should take; its size follows.")
+    chunk_target_ms: int = Field(100, ge=10, le=2000, description="Time one chunk should take; its size follows.")
     chunk_min_rows: int = Field(500, ge=1, le=100_000, description="Smallest chunk.")
     chunk_max_rows: int = Field(10_000, ge=1, le=100_000, description="Largest chunk.")
     chunk_timeout_s: int = Field(

@@ -19,6 +19,7 @@ AT_ONCE = 2
 LIMIT_S = 600
 
 LEASES = "src/opsplane/runs/leases.py"
+STATEMENTS = "src/opsplane/runs/lease_statements.py"
 ITEMS = "src/opsplane/runs/items.py"
 DRAIN = "src/opsplane/runs/drain.py"
 CARRYING = "src/opsplane/runs/carrying.py"
@@ -32,6 +33,8 @@ CLAIMS = "tests/faults/test_claims.py"
 GUARDS = "tests/faults/test_guards.py"
 EXECUTION = "tests/integration/test_execution.py"
 CONTROL = "tests/integration/test_control.py"
+BUNDLES = "tests/integration/test_bundles.py"
+TOGETHER = "tests/integration/test_together.py"
 START = "tests/integration/test_start.py"
 FLOOD = "tests/integration/test_login_flood.py"
 
@@ -65,19 +68,22 @@ MUTANTS = (
     _mutant(
         "the fence does not look at the lease token",
         f"{EXECUTION}::test_a_worker_that_lost_its_lease_cannot_commit",
-        (LEASES, "            & (item.lease_token == self.token)\n"),
-        (LEASES, "        & (item.lease_token == mine.c.token)\n"),
+        (STATEMENTS, "        & (item.lease_token == mine.c.token)\n"),
     ),
     _mutant(
         "the fence does not look at the item's state",
         f"{GUARDS}::test_an_item_that_has_ended_lets_nobody_through_the_fence",
-        (LEASES, "            & (item.state == ItemState.RUNNING)\n"),
-        (LEASES, "mine.c.token)\n        & (item.state == ItemState.RUNNING)\n", "mine.c.token)\n"),
+        (STATEMENTS, "progress_at)\n        & (item.state == ItemState.RUNNING)\n", "progress_at)\n"),
+    ),
+    _mutant(
+        "the fence does not look at what the server may have forgotten",
+        f"{GUARDS}::test_a_worker_whose_last_commit_the_server_forgot_does_not_go_on_from_there",
+        (STATEMENTS, "        & item.progress_at.is_not_distinct_from(mine.c.progress_at)\n"),
     ),
     _mutant(
         "the fence locks nothing",
         f"{GUARDS}::test_nobody_takes_a_tenant_in_the_middle_of_its_chunk",
-        (LEASES, "    .with_for_update(of=item)\n"),
+        (STATEMENTS, "    .with_for_update(of=item)\n"),
     ),
     _mutant(
         "the fence does not look at the run",
@@ -87,22 +93,22 @@ MUTANTS = (
     _mutant(
         "a claim locks nothing",
         f"{EXECUTION}::test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_other",
-        (LEASES, "        .with_for_update(skip_locked=True)\n"),
+        (STATEMENTS, "        .with_for_update(skip_locked=True)\n"),
     ),
     _mutant(
         "a claim waits for the other's lock",
         f"{EXECUTION}::test_two_claims_at_once_take_two_tenants_and_do_not_wait_for_each_other",
-        (LEASES, ".with_for_update(skip_locked=True)", ".with_for_update()"),
+        (STATEMENTS, ".with_for_update(skip_locked=True)", ".with_for_update()"),
     ),
     _mutant(
         "a claim does not look at the run",
         f"{GUARDS}::test_a_run_that_is_not_running_hands_out_no_tenant",
-        (LEASES, "due, running.exists(), *conditions)", "due, *conditions)"),
+        (STATEMENTS, "due, running.exists(), *conditions)", "due, *conditions)"),
     ),
     _mutant(
         "a claim does not change the token",
         f"{EXECUTION}::test_a_worker_that_lost_its_lease_cannot_commit",
-        (LEASES, "            lease_token=item.lease_token + 1,\n"),
+        (STATEMENTS, "            lease_token=item.lease_token + 1,\n"),
         (
             ITEMS,
             "            lost_count=lost,\n            lease_token=item.lease_token + 1,\n",
@@ -112,23 +118,50 @@ MUTANTS = (
     _mutant(
         "lease times are by the worker's clock",
         f"{GUARDS}::test_no_clock_of_a_worker_says_how_long_a_lease_lasts",
-        (LEASES, "from datetime import timedelta\n", "from datetime import UTC, datetime, timedelta\n"),
-        (LEASES, "return func.clock_timestamp() + timedelta", "return datetime.now(UTC) + timedelta"),
+        (STATEMENTS, "from typing import Any\n", "from datetime import UTC, datetime\nfrom typing import Any\n"),
+        (STATEMENTS, "    func,\n", "    func,\n    literal,\n"),
+        (STATEMENTS, "return _now + bindparam(name", "return literal(datetime.now(UTC)) + bindparam(name"),
     ),
     _mutant(
         "progress does not forgive attempts",
         f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
-        (LEASES, "            attempts=func.greatest(item.attempts - 1, 0),\n"),
+        (STATEMENTS, "    attempts=func.greatest(item.attempts - 1, 0),\n"),
     ),
     _mutant(
         "progress does not forgive lost workers",
         f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
-        (LEASES, "            lost_count=0,\n"),
+        (STATEMENTS, "    lost_count=0,\n"),
     ),
     _mutant(
         "a tenant may kill any number of workers",
         f"{EXECUTION}::test_a_tenant_that_loses_its_worker_three_times_fails_and_the_others_are_done",
         (ITEMS, "state=case((lost >= MAX_LOST, ItemState.FAILED), else_=ItemState.PENDING)", "state=ItemState.PENDING"),
+    ),
+    _mutant(
+        "whoever may have killed a worker is claimed with others",
+        f"{BUNDLES}::test_a_tenant_that_may_have_killed_its_worker_is_never_bundled",
+        (STATEMENTS, "_claiming(item.attempts == 0, item.lost_count == 0)", "_claiming()"),
+    ),
+    _mutant(
+        "a bundle ends with tenants that are no longer ours",
+        f"{BUNDLES}::test_nothing_is_kept_of_a_bundle_that_holds_a_lost_tenant",
+        (LEASES, "    if ended.rowcount != len(done):\n        raise LeaseLost\n"),
+    ),
+    _mutant(
+        "whoever waits beside a tenant that broke its bundle goes on waiting",
+        f"{BUNDLES}::test_whoever_waited_beside_a_tenant_that_broke_is_given_back_before_it_is_tried_alone",
+        (CARRYING, "            await self._give_back([lease for lease in held if lease is not broken.lease])\n"),
+    ),
+    _mutant(
+        "a statement over several tenants repairs strangers",
+        f"{TOGETHER}::test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else",
+        ("src/opsplane/runbooks/statements.py", ".where(self.tenant == tenant, selected)", ".where(selected)"),
+        ("src/opsplane/runbooks/statements.py", "self.tenant == any_(TENANTS), self.wrong)", "self.wrong)"),
+    ),
+    _mutant(
+        "rows that stay wrong count as repaired",
+        f"{TOGETHER}::test_rows_that_stay_wrong_are_found_out_beside_others_as_well",
+        ("src/opsplane/runbooks/chunk.py", "still > 0 or updated < wrong", "updated < wrong"),
     ),
     _mutant(
         "a run is settled within its last item's transaction",

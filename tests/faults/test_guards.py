@@ -26,6 +26,10 @@ from tests import support, web
 LOCK_NOT_AVAILABLE = "55P03"
 
 
+class Forgotten(Exception):
+    """The server crashed before the commit was on disk."""
+
+
 @pytest.fixture
 async def run_id(plane: Plane, operator: Actor, tenants: list[Tenant]) -> uuid.UUID:
     """A run whose tenants wait to be claimed."""
@@ -53,6 +57,24 @@ async def test_nobody_takes_a_tenant_in_the_middle_of_its_chunk(plane: Plane, ru
             assert await items.free_expired(sweep.session) == []
     async with plane.db.transaction() as sweep:
         assert await items.free_expired(sweep.session) == [run_id]
+
+
+async def test_a_worker_whose_last_commit_the_server_forgot_does_not_go_on_from_there(
+    plane: Plane, run_id: uuid.UUID
+) -> None:
+    async with plane.db.transaction() as tx:
+        claimed = await support.claimed(tx.session, run_id)
+    with pytest.raises(Forgotten):
+        async with plane.db.transaction() as chunk:
+            held = await leases.store(
+                chunk.session, claimed, cursor={"next": 10}, updated=10, errors=0, passes=0, lease_s=20
+            )
+            raise Forgotten
+    with pytest.raises(LeaseLost):
+        async with plane.db.transaction() as tx:
+            await leases.fence(tx.session, held)
+    async with plane.db.transaction() as tx:
+        await leases.fence(tx.session, claimed)
 
 
 @pytest.mark.parametrize("status", ["queued", "pausing", "paused", "cancelling"])
@@ -84,7 +106,7 @@ async def test_no_clock_of_a_worker_says_how_long_a_lease_lasts(plane: Plane, ru
         await leases.retry_later(tx.session, lease, "gave_up", "not yet")
         await items.free_expired(tx.session)
     event.remove(plane.db.engine.sync_engine, "before_cursor_execute", listen)
-    assert lease.item_key in sent
+    assert [lease.item_key] in sent
     assert not [value for value in sent if isinstance(value, datetime)]
 
 

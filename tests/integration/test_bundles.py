@@ -12,7 +12,8 @@ from opsplane.db import Database
 from opsplane.findings.models import Finding
 from opsplane.queue import QUEUE
 from opsplane.runbooks import registry
-from opsplane.runbooks.base import LOOK, RepairRunbook
+from opsplane.runbooks.base import RepairRunbook
+from opsplane.runbooks.chunk import LOOK
 from opsplane.runbooks.service import Plane
 from opsplane.runs import items, leases, processes, sweeper
 from opsplane.runs.leases import Lease
@@ -42,8 +43,10 @@ async def claim_all(plane: Plane, run_id: uuid.UUID) -> list[Lease]:
         return await leases.claim_some(tx.session, run_id, uuid.uuid4(), 10, lease_s=20)
 
 
-async def carry(plane: Plane, runbook: str, held: list[Lease]) -> None:
-    await support.drainer(plane).carrier(held[0].run_id, registry.find(runbook)).carry(held)
+async def carry(plane: Plane, runbook: str, held: list[Lease], *, rows: int = 100) -> None:
+    carrier = support.drainer(plane).carrier(held[0].run_id, registry.find(runbook))
+    carrier.pace.size.rows = rows
+    await carrier.carry(held)
 
 
 @pytest.mark.parametrize(("runbook", "chunks"), [(SMALL, 1), ("test.effects.by_itself", 3)])
@@ -87,7 +90,7 @@ async def test_a_tenant_that_needs_more_than_a_chunk_keeps_nobody_waiting(
 ) -> None:
     run_id = await support.begun(plane, operator, "test.effects.large_globex")
     held = await claim_all(plane, run_id)
-    await carry(plane, "test.effects.large_globex", held)
+    await carry(plane, "test.effects.large_globex", held, rows=ROWS + 10)
     assert await states(plane) == [("succeeded", ROWS), ("succeeded", ROWS), ("pending", 0)]
     await support.drain(plane, run_id)
     assert await effects(plane) == (3 * ROWS, 3 * ROWS)

@@ -366,7 +366,7 @@ async def test_a_tenant_that_got_further_no_longer_says_what_once_held_it_up(
         await leases.retry_later(tx.session, lease, "try_again", "not yet")
         await tx.session.execute(text("UPDATE operation_run_items SET not_before = 'epoch' WHERE attempts > 0"))
         again = await support.claimed(tx.session, run_id)
-        await leases.store(tx.session, again, cursor={"next": 1}, updated=1, errors=0, passes=0, lease_s=20)
-        await leases.release(tx.session, [again])
+        further = await leases.store(tx.session, again, cursor={"next": 1}, updated=1, errors=0, passes=0, lease_s=20)
+        await leases.release(tx.session, [further])
         [item] = [each for each in await item_views.page(tx.session, run_id, after=None, limit=9) if each.updated_count]
     assert (item.state, item.failure_code, item.retry_at) == ("pending", None, None)

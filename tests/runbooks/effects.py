@@ -3,11 +3,15 @@
 import asyncio
 import os
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import ColumnElement, Integer, Select, cast, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
-from opsplane import Chunk, Cursor, Impact, Retry, Runbook, register
+from opsplane import Chunk, Cursor, Impact, RepairRunbook, Retry, Runbook, register
+from opsplane.findings.models import Finding
 from opsplane.tenants.models import Tenant
 
 ROWS = 40
@@ -151,3 +155,20 @@ class BreaksAtTheCommit(Effects):
                 text("CREATE TEMP TABLE late (n int UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP")
             )
             await session.execute(text("INSERT INTO late VALUES (1), (1)"))
+
+
+@register
+class ByTitle(RepairRunbook):
+    """The title says what becomes of `sla_days`: a number that is right, 0 that stays wrong, or what is no number."""
+
+    key = "test.repairs.by_title"
+    title = "By title"
+    capability = "platform.runbooks.test.effects"
+    confirmation_phrase = "BACKFILL"
+    table = Finding
+
+    def wrong(self) -> ColumnElement[bool]:
+        return or_(Finding.sla_days.is_(None), Finding.sla_days == 0)
+
+    def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
+        return {Finding.sla_days: cast(Finding.title, Integer)}

@@ -2,57 +2,26 @@
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from sqlalchemy import (
-    CTE,
-    BigInteger,
-    ColumnClause,
-    ColumnElement,
-    Select,
-    Uuid,
-    and_,
-    any_,
-    bindparam,
-    case,
-    column,
-    exists,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Select, Uuid, bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
 from opsplane.errors import ConfigurationError
 from opsplane.runbooks import counting, estimating, indexes
+from opsplane.runbooks.chunk import LOOK, Answer, Chunk, Cursor
 from opsplane.runbooks.counting import Rows
 from opsplane.runbooks.impact import Impact
 from opsplane.runbooks.indexes import Index
 from opsplane.runbooks.inlining import inlined
+from opsplane.runbooks.statements import Statements
 from opsplane.tenants.models import Tenant
 
-Cursor = dict[str, Any]
-
-LOOK = 10  # rows that a chunk may look at, for each that it may change
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """What one chunk did; `cursor` is where the next one goes on (JSON), None when there is no next one.
-
-    `effort` is the part of its limit that it took, from which the next limit follows; None means `updated`.
-    `proven` says that `residue` need not be asked after it.
-    """
-
-    updated: int
-    cursor: Cursor | None
-    errors: int = 0
-    effort: int | None = None
-    proven: bool = False
+BITE = 2000  # rows of one statement: what it read is then still in the processor's cache when it is written
+TOGETHER = 64  # tenants of one statement, as each row's tenant is looked up among them
 
 
 class Retry(Exception):
@@ -89,6 +58,13 @@ class Runbook(ABC):
     @abstractmethod
     async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         """Repair at most `limit` rows of one tenant after `cursor`; it commits with its count, or not at all."""
+
+    async def apply_together(self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
+        """The chunks of the first of these tenants, at least of one; all but the last of them without a cursor.
+
+        Together they repair at most `limit` rows. By default, each tenant is repaired by itself.
+        """
+        return [await self.apply(session, tenants[0], None, limit)]
 
     async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:  # noqa: ARG002 - the author's hook
         """Whether the tenant still has rows to repair after its last chunk; it is then gone over again."""
@@ -137,24 +113,34 @@ class RepairRunbook(Runbook):
         return Rows(self.table, self._tenant, self.wrong(), select(Tenant.id) if tenants is None else tenants)
 
     async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
-        """The next `limit` wrong rows of the tenant by primary key, among its next `LOOK * limit`; one statement.
+        """The next `limit` wrong rows of the tenant by primary key, among its next `LOOK * limit`, bite by bite.
 
         The tenant is proven right if every row that was found wrong was changed, and is right now.
         """
-        parameters: dict[str, Any] = {"tenant": tenant, "limit": limit, "window": limit * LOOK}
-        if cursor is not None:
-            parameters["after"] = self._decode(cursor["after"])
-        statement = self._first_chunk if cursor is None else self._next_chunk
-        connection = await session.connection()
-        found, looked_at, updated, still_wrong, last = (await connection.execute(statement, parameters)).one()
-        unsure = bool(still_wrong) or updated < found or (cursor or {}).get("unsure", False)
-        over = found < limit and looked_at < limit * LOOK
-        return Chunk(
-            updated=updated,
-            cursor=None if over else {"after": self._encode(last)} | ({"unsure": True} if unsure else {}),
-            effort=max(found, (looked_at or 0) // LOOK),
-            proven=over and not unsure,
-        )
+        done = await self._bite(session, tenant, cursor, min(limit, BITE))
+        while done.cursor is not None and done.took < limit:
+            done = done.then(await self._bite(session, tenant, done.cursor, min(limit - done.took, BITE)))
+        return done
+
+    async def apply_together(self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
+        """As many of them as one statement can finish, and the beginning of the next one."""
+        return await self._repair(session, tenants[:TOGETHER], min(limit, BITE))
+
+    async def _bite(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+        if cursor is None:
+            return (await self._repair(session, [tenant], limit))[0]
+        return (await self._repair(session, [tenant], limit, cursor["after"]))[0].knowing(cursor)
+
+    async def _repair(
+        self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int, after: Any = None
+    ) -> list[Chunk]:
+        given: dict[str, Any] = {"tenants": list(tenants), "limit": limit, "window": limit * LOOK}
+        if after is None:
+            statement = self._statements.first
+        else:
+            statement, given["after"] = self._statements.following, self._decode(after)
+        rows = (await (await session.connection()).execute(statement, given)).all()
+        return Answer(rows, len(tenants), limit).chunks(self._encode)
 
     async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:
         """The proof: does the selector still find a row of this tenant?"""
@@ -200,62 +186,12 @@ class RepairRunbook(Runbook):
         return select(exists(select(1).select_from(self.table).where(self._here, self._wrong)))
 
     @cached_property
-    def _first_chunk(self) -> Select[Any]:
-        return self._chunk(self._here)
-
-    @cached_property
-    def _next_chunk(self) -> Select[Any]:
-        return self._chunk(and_(self._here, self._key > bindparam("after", type_=self._key.type)))
-
-    def _chunk(self, selected: ColumnElement[bool]) -> Select[Any]:
-        # PostgreSQL reads `looked_at` only as far as `found` needs it, in the order of its index: where many rows are
-        # wrong, few are looked at, and where few are wrong, no more than the window, so that no chunk takes long.
-        place = self._place
-        looked_at = (
-            select(place.label("place"), self._key.label("key"), self._wrong.label("wrong"))
-            .where(selected)
-            .order_by(self._key)
-            .limit(bindparam("window", type_=BigInteger()))
-            .cte("looked_at")
-            .prefix_with("MATERIALIZED")
-        )
-        limit = bindparam("limit", type_=BigInteger())
-        found = select(looked_at.c.place, looked_at.c.key).where(looked_at.c.wrong).limit(limit).cte("found")
-        # The UPDATE repeats the selector: a row that somebody repaired meanwhile is neither written nor counted.
-        changed = (
-            update(self.table)
-            .values({column.key: inlined(value) for column, value in self.right().items()})
-            .where(place == any_(func.array(select(found.c.place).scalar_subquery())), self._here, self._wrong)
-            .returning(self._wrong.label("still"))
-            .cte("changed")
-        )
-        return _summary(found, looked_at, changed, limit)
-
-    @cached_property
-    def _place(self) -> ColumnElement[Any]:
-        place: ColumnClause[Any] = column("ctid")
-        place.table = self.table.__table__
-        return place
+    def _statements(self) -> Statements:
+        right = {column.key: inlined(value) for column, value in self.right().items()}
+        return Statements(table=self.table, tenant=self._tenant, key=self._key, wrong=self._wrong, right=right)
 
     def _encode(self, key: Any) -> Any:
         return key if isinstance(key, int) else str(key)
 
     def _decode(self, key: Any) -> Any:
         return key if isinstance(key, int) else self._key.type.python_type(key)
-
-
-def _summary(found: CTE, looked_at: CTE, changed: CTE, limit: ColumnElement[int]) -> Select[Any]:
-    def rows(cte: CTE) -> ColumnElement[int]:
-        return select(func.count()).select_from(cte).scalar_subquery()
-
-    def last(cte: CTE) -> ColumnElement[Any]:
-        return select(cte.c.key).order_by(cte.c.key.desc()).limit(1).scalar_subquery()
-
-    enough = rows(found) >= limit
-    return select(
-        rows(found),
-        case((enough, None), else_=rows(looked_at)),
-        rows(changed),
-        select(func.count()).where(changed.c.still).scalar_subquery(),
-        case((enough, last(found)), else_=last(looked_at)),
-    )

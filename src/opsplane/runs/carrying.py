@@ -2,44 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
 import structlog
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.config import Settings
-from opsplane.db import Database, first_line
+from opsplane.db import Database, Transaction, first_line
 from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
-from opsplane.runbooks.base import Chunk, Runbook
+from opsplane.runbooks.base import Runbook
 from opsplane.runs import leases, metrics, troubles
+from opsplane.runs.bundles import Bundle, Culprit, Unclear
 from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
-from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning, Whole
+from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning
+from opsplane.runs.repairing import Repairer
 from opsplane.runs.throttling.pacer import Pacer
-from opsplane.runs.troubles import MAX_PASSES, NotConverging, authored
 
 log = structlog.get_logger()
-
-
-class Culprit(Exception):
-    """One tenant of several broke their common chunk; its cause says how."""
-
-    def __init__(self, lease: Lease) -> None:
-        super().__init__(lease.item_key)
-        self.lease = lease
-
-
-@dataclass
-class Bundle:
-    """What one chunk did for several tenants, in order: whole ones, at most one in part, and some not at all."""
-
-    waiting: list[Lease]
-    whole: list[Whole] = field(default_factory=list)
-    begun: Lease | None = None
-    updated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +39,11 @@ class Carrier:
     pace: Pace
     pacer: Pacer
     ends: float
+
+    @cached_property
+    def repairer(self) -> Repairer:
+        """Its runbook at work."""
+        return Repairer(self.runbook, self.settings.lease_s)
 
     async def carry(self, held: Sequence[Lease]) -> None:
         """Repair these tenants as far as time allows."""
@@ -86,123 +75,85 @@ class Carrier:
             await self._give_back([lease for lease in held if lease is not broken.lease])
             await self._alone(broken.lease)
             return []
+        except Unclear as broken:
+            log.info("statement_failed", run_id=str(held[0].run_id), error=first_line(broken.__cause__ or broken))
+            self.pace.statement_failed()
+            return held
         except Exception as error:  # noqa: BLE001 - an author's code may raise anything
             # As at the commit: nobody is named, and perhaps it is done. Claimed anew, each shows by itself what it is.
             log.warning("bundle_failed", run_id=str(held[0].run_id), tenants=len(held), error=first_line(error))
             self.pace.one_by_one()
             await self._give_back(held)
             return []
-        if bundle.begun is None:
+        if not bundle.unfinished:
             return bundle.waiting
-        await self._give_back(bundle.waiting)
-        await self._alone(bundle.begun)
+        first, *others = bundle.unfinished
+        await self._give_back([*others, *bundle.waiting])
+        await self._alone(first)
         return []
 
     async def _advance_together(self, held: list[Lease]) -> Bundle:
         """Fence, rows, cursors and counts of several tenants commit together, or not at all."""
         started = time.monotonic()
-        async with self.db.transaction() as tx:
+        async with self._chunk() as tx:
             ours = await leases.fence_all(tx.session, held)
-            bundle = Bundle(waiting=list(ours))
-            while bundle.waiting and self._has_room(bundle, started):
-                await self._add(tx.session, bundle)
-            await leases.finish_all(tx.session, bundle.whole)
+            bundle = Bundle(self.repairer, self.pace, self.stop, waiting=list(ours))
+            if ours:
+                await bundle.fill(tx.session)
         took_s = time.monotonic() - started
         for lease in held:
             if lease not in ours:
                 _lost(lease)
-        self._count(bundle.updated, took_s)
+        self._count(bundle.took, bundle.updated, took_s)
         self.pace.carried(len(bundle.whole), took_s)
         return bundle
 
-    def _has_room(self, bundle: Bundle, started: float) -> bool:
-        if bundle.begun is not None or not bundle.whole:
-            return bundle.begun is None
-        in_time = time.monotonic() - started < self.pace.target_s
-        return bundle.updated < self.pace.size.rows and in_time and not self.stop.is_set()
-
-    async def _add(self, session: AsyncSession, bundle: Bundle) -> None:
-        """The next tenant's chunk, as part of the others' transaction."""
-        lease = bundle.waiting.pop(0)
-        started = time.monotonic()
-        try:
-            chunk = await self._apply(session, lease, self.pace.size.rows)
-            done = await self._is_done(session, lease, chunk)
-        except ServiceUnavailable:
-            raise
-        except Exception as error:
-            raise Culprit(lease) from error
-        self._learn(chunk, time.monotonic() - started)
-        bundle.updated += chunk.updated
-        if done:
-            bundle.whole.append(Whole(lease, chunk.updated, chunk.errors))
-        else:
-            bundle.begun = await self._store(session, lease, chunk)
-
     async def _alone(self, lease: Lease) -> None:
         """Carry one tenant as far as it goes."""
+        current = lease
         try:
-            current: Lease | None = lease
-            while current is not None:
-                if self._is_over() or not await self.pacer.before_chunk():
-                    return await self._give_back([current])
+            while not self._is_over() and await self.pacer.before_chunk():
                 async with self.isolation.chunk(alone=current.losses > 0):
-                    current = await self.advance(current)
+                    stored = await self.advance(current)
+                if stored is None:
+                    return
+                current = stored
+            await self._give_back([current])
         except LeaseLost:
-            _lost(lease)
+            _lost(current)
         except RunNotRunning:
-            await self._give_back([lease])
+            await self._give_back([current])
         except ServiceUnavailable:
             raise  # the item is given back, or its lease runs out: whoever reaches the database first goes on
         except Exception as error:  # noqa: BLE001 - an author's code may raise anything, and it must end in a failure
-            await self._fail(lease, error)
-        return None
+            await self._fail(current, error)
 
     async def advance(self, lease: Lease) -> Lease | None:
         """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
         started = time.monotonic()
-        async with self.db.transaction() as tx:
+        async with self._chunk() as tx:
             await leases.fence(tx.session, lease)
-            chunk = await self._apply(tx.session, lease, _careful(self.pace.size.rows, lease))
-            done = await self._is_done(tx.session, lease, chunk)
-            stored = await self._store(tx.session, lease, chunk)
+            chunk = await self.repairer.apply(tx.session, lease, lease.cursor, _careful(self.pace.size.rows, lease))
+            done = await self.repairer.is_done(tx.session, lease, chunk)
+            stored = await self.repairer.store(tx.session, lease, chunk)
             if done:
                 await leases.finish(tx.session, stored)
         took_s = time.monotonic() - started
-        self._learn(chunk, took_s)
-        self._count(chunk.updated, took_s)
+        self._count(chunk.took, chunk.updated, took_s)
         self.hints.changed(lease.run_id)
         if done and lease.cursor is None:
             self.pace.carried(1, took_s)
         return None if done else stored
 
-    async def _apply(self, session: AsyncSession, lease: Lease, limit: int) -> Chunk:
-        with authored():
-            return await self.runbook.apply(session, lease.tenant_id, lease.cursor, limit)
+    @asynccontextmanager
+    async def _chunk(self) -> AsyncIterator[Transaction]:
+        async with self.db.transaction() as tx:
+            if self.runbook.bundled:  # it acts nowhere else, where nothing could be forgotten
+                await leases.do_not_wait_for_the_disk(tx.session)
+            yield tx
 
-    async def _is_done(self, session: AsyncSession, lease: Lease, chunk: Chunk) -> bool:
-        if chunk.cursor is not None:
-            return False
-        looked_at_everything = lease.cursor is None and chunk.updated == 0
-        if chunk.proven or looked_at_everything:
-            return True
-        with authored():
-            if not await self.runbook.residue(session, lease.tenant_id):
-                return True
-        if lease.passes + 1 >= MAX_PASSES:
-            raise NotConverging
-        return False
-
-    async def _store(self, session: AsyncSession, lease: Lease, chunk: Chunk) -> Lease:
-        return await leases.store(
-            session, lease, cursor=chunk.cursor, updated=chunk.updated, errors=chunk.errors,
-            passes=lease.passes + (chunk.cursor is None), lease_s=self.settings.lease_s,
-        )  # fmt: skip
-
-    def _learn(self, chunk: Chunk, seconds: float) -> None:
-        self.pace.size.observe(chunk.updated if chunk.effort is None else chunk.effort, seconds)
-
-    def _count(self, updated: int, seconds: float) -> None:
+    def _count(self, took: int, updated: int, seconds: float) -> None:
+        self.pace.size.observe(took, seconds)
         metrics.chunk(self.runbook.key, updated, seconds)
 
     async def _fail(self, lease: Lease, error: Exception) -> None:

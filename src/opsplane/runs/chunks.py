@@ -34,11 +34,17 @@ class Pace:
         )  # fmt: skip
         self._most = MOST if bundled else 1
         self.tenants = min(FEW, self._most)
+        self.together = True  # whether several tenants may share a statement
 
     def carried(self, tenants: int, seconds: float) -> None:
         """So many tenants were done in one chunk; the next claim takes as many as fit, at most twice as many."""
         fit = tenants * self.target_s / max(seconds, 1e-6)
         self.tenants = int(max(1, min(fit, 2 * tenants, self._most)))
+        self.together = True
+
+    def statement_failed(self) -> None:
+        """Until a chunk succeeds, each has statements of its own: the one that fails then is whose fault it is."""
+        self.together = False
 
     def met_trouble(self) -> None:
         """The next claim is of one tenant; whoever is claimed with one that takes long could lose its lease."""

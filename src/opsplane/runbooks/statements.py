@@ -1,0 +1,145 @@
+"""The one statement of a repair: the wrong rows of a tenant, or of several small ones, are found and put right."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnClause,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Uuid,
+    any_,
+    bindparam,
+    case,
+    column,
+    func,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+TENANTS = bindparam("tenants", type_=ARRAY(Uuid()))
+LIMIT = bindparam("limit", type_=BigInteger())
+# Hidden from the planner, which otherwise reads and sorts a whole tenant where it takes it for a small one.
+WINDOW = select(bindparam("window", type_=BigInteger())).scalar_subquery()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statements:
+    """Of one table; `first` begins with its tenants, `following` goes on behind the key `after` in the only one.
+
+    Both take `tenants`, at most `limit` wrong rows among the next `window` rows, in the order of tenants and keys.
+    They answer, in columns of every row: how many wrong rows were found; how many rows were looked at, None if the
+    limit was reached before; the number of the last tenant that was looked at, from 1 (None if none has rows), and
+    the last key. And, for each tenant that has wrong rows, a row: its number, and how many of its rows were found,
+    were changed, and are still wrong. Without such tenants there is one row, where these four are None.
+    """
+
+    table: Any
+    tenant: Any
+    key: Any
+    wrong: ColumnElement[bool]
+    right: Mapping[str, Any]
+
+    @cached_property
+    def first(self) -> Select[Any]:
+        """From the first row."""
+        return self._chunk(true())
+
+    @cached_property
+    def following(self) -> Select[Any]:
+        """From a cursor."""
+        return self._chunk(self.key > bindparam("after", type_=self.key.type))
+
+    def _chunk(self, selected: ColumnElement[bool]) -> Select[Any]:
+        tenants = func.unnest(TENANTS).table_valued("tenant", with_ordinality="nr", name="given").render_derived()
+        rows = self._rows(tenants.c.tenant, selected)
+        # PostgreSQL reads `looked_at` only as far as `found` needs it, tenant by tenant in the index's order. Where
+        # many rows are wrong, few are looked at; where few are wrong, no more than the window, so no chunk takes long.
+        looked_at = (
+            select(tenants.c.nr, rows.c.place, rows.c.key, rows.c.wrong)
+            .select_from(tenants.join(rows, true()))
+            .limit(WINDOW)
+            .cte("looked_at")
+            .prefix_with("MATERIALIZED")
+        )
+        wrong = select(looked_at.c.nr, looked_at.c.place, looked_at.c.key).where(looked_at.c.wrong)
+        found = wrong.limit(LIMIT).cte("found")
+        return _summary(found, looked_at, self._changed(found))
+
+    def _rows(self, tenant: ColumnElement[Any], selected: ColumnElement[bool]) -> FromClause:
+        return (
+            select(self._place.label("place"), self.key.label("key"), self.wrong.label("wrong"))
+            .where(self.tenant == tenant, selected)
+            .order_by(self.key)
+            .limit(WINDOW)
+            .lateral("rows")
+        )
+
+    def _changed(self, found: CTE) -> CTE:
+        # The selector is repeated: a row that somebody repaired meanwhile is neither written nor counted.
+        places = func.array(select(found.c.place).scalar_subquery())
+        return (
+            update(self.table)
+            .values(self.right)
+            .where(self._place == any_(places), self.tenant == any_(TENANTS), self.wrong)
+            .returning(self.tenant.label("tenant"), self.wrong.label("still"))
+            .cte("changed")
+        )
+
+    @cached_property
+    def _place(self) -> ColumnElement[Any]:
+        place: ColumnClause[Any] = column("ctid")
+        place.table = self.table.__table__
+        return place
+
+
+def _summary(found: CTE, looked_at: CTE, changed: CTE) -> Select[Any]:
+    of_found = select(found.c.nr, func.count().label("found")).group_by(found.c.nr).cte("of_found")
+    whole = select(func.coalesce(func.sum(of_found.c.found), 0).cast(BigInteger).label("found")).cte("whole")
+    enough = whole.c.found >= LIMIT
+    last_found, last_looked_at = _last(found, enough), _last(looked_at, ~enough)
+    each = _each(of_found, changed)
+    return select(
+        whole.c.found,
+        case((enough, None), else_=select(func.count()).select_from(looked_at).scalar_subquery()).label("looked_at"),
+        func.coalesce(last_found.c.nr, last_looked_at.c.nr).label("nr"),
+        func.coalesce(last_found.c.key, last_looked_at.c.key).label("key"),
+        *each.c,
+    ).select_from(
+        whole.outerjoin(last_found, true()).outerjoin(last_looked_at, true()).outerjoin(each, true())
+    )  # fmt: skip
+
+
+def _last(rows: CTE, needed: ColumnElement[bool]) -> FromClause:
+    ordered = select(rows.c.nr, rows.c.key).where(needed).order_by(rows.c.nr.desc(), rows.c.key.desc())
+    return ordered.limit(1).lateral()
+
+
+def _each(of_found: CTE, changed: CTE) -> FromClause:
+    of_changed = (
+        select(
+            func.array_position(TENANTS, changed.c.tenant, type_=Integer()).label("nr"),
+            func.count().label("updated"),
+            func.count().filter(changed.c.still).label("still"),
+        )
+        .group_by("nr")
+        .subquery("of_changed")
+    )
+    return (
+        select(
+            of_found.c.nr.label("tenant_nr"),
+            of_found.c.found.label("tenant_found"),
+            func.coalesce(of_changed.c.updated, 0).label("updated"),
+            func.coalesce(of_changed.c.still, 0).label("still"),
+        )
+        .select_from(of_found.outerjoin(of_changed, of_changed.c.nr == of_found.c.nr))
+        .subquery("each")
+    )
