@@ -24,6 +24,7 @@ from tests import support
 from tests.integration.test_processes import until
 
 PLAIN = "test.effects.plain"
+ONE_EACH = "test.effects.by_itself"  # each worker takes a tenant of its own
 ROWS = 40  # of each tenant, as in tests/runbooks/effects.py
 
 
@@ -244,7 +245,7 @@ async def test_a_tenant_that_loses_its_worker_three_times_fails_and_the_others_a
 
 async def test_workers_that_end_together_complete_the_run(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     for _ in range(20):
-        run = (await support.start(plane, operator, PLAIN, force=True)).run
+        run = (await support.start(plane, operator, ONE_EACH, force=True)).run
         await asyncio.gather(*(support.drain(plane, run.id) for _ in tenants))
         assert (await support.show(plane, run.id)).status == "completed"
 
