@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -37,6 +38,7 @@ READY_S = 60.0
 LONGEST_RUN_S = 3600.0
 POLL_S = 0.1  # the end is read from the run itself
 COPY = "measured"
+AS_THEY_COME: Mapping[str, str] = MappingProxyType({})
 SECRET = "a key of the measurement, of 32 characters or more"  # noqa: S105 - nothing is kept with it
 
 
@@ -139,11 +141,11 @@ class Stand:
 
     @asynccontextmanager
     async def installed(
-        self, shape: Shape, *, workers: int = 2, notes: Path | None = None
+        self, shape: Shape, *, workers: int = 2, notes: Path | None = None, settings: Mapping[str, str] = AS_THEY_COME
     ) -> AsyncIterator[Installation]:
-        """Processes over the copy made last; workers leave their chunk times in the folder `notes`."""
+        """Processes over the copy made last, with these settings; workers leave chunk times in the folder `notes`."""
         forget_messages(self.servers.redis_url)
-        environment = self.environment()
+        environment = self.environment() | dict(settings)
         port = free_port()
         with contextlib.ExitStack() as held:
             serve = module("opsplane.cli.main", "serve", "--port", port)
