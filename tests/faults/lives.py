@@ -38,6 +38,7 @@ class Rows(Runbook):
     title = "Rows"
     capability = "platform.runbooks.test.points"
     confirmation_phrase = "BACKFILL"
+    bundled = False
     start: ClassVar[int]
     pause_s: ClassVar[float] = 0
     step: ClassVar[int] = 2
@@ -103,7 +104,7 @@ async def _work(plane: Plane, runbook: str, nonce: str) -> None:
 
 async def _bundle(plane: Plane, runbook: str, nonce: str) -> None:
     """All tenants fit into one chunk."""
-    Rows.step = ROWS
+    Rows.bundled, Rows.step = True, ROWS
     await _work(plane, runbook, nonce)
 
 
