@@ -33,6 +33,7 @@ CLAIMS = "tests/faults/test_claims.py"
 GUARDS = "tests/faults/test_guards.py"
 EXECUTION = "tests/integration/test_execution.py"
 CONTROL = "tests/integration/test_control.py"
+REPAIRING = "src/opsplane/runs/repairing.py"
 BUNDLES = "tests/integration/test_bundles.py"
 TOGETHER = "tests/integration/test_together.py"
 START = "tests/integration/test_start.py"
@@ -156,7 +157,22 @@ MUTANTS = (
         "a statement over several tenants repairs strangers",
         f"{TOGETHER}::test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else",
         ("src/opsplane/runbooks/statements.py", ".where(self.tenant == tenant, selected)", ".where(selected)"),
-        ("src/opsplane/runbooks/statements.py", "self.tenant == any_(TENANTS), self.wrong)", "self.wrong)"),
+        ("src/opsplane/runbooks/statements.py", ", self.tenant == any_(TENANTS), self.wrong\n", ", self.wrong\n"),
+    ),
+    _mutant(
+        "a place is taken for a row",
+        f"{TOGETHER}::test_rows_of_a_partitioned_table_are_counted_for_the_tenant_they_belong_to",
+        ("src/opsplane/runbooks/statements.py", "self.key.in_(select(found.c.key)), "),
+    ),
+    _mutant(
+        "nobody asks for rows that were found and not changed",
+        f"{TOGETHER}::test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same",
+        (REPAIRING, "lease.cursor is None and chunk.took == 0", "lease.cursor is None and chunk.updated == 0"),
+    ),
+    _mutant(
+        "what acts outside of the database does not wait for the disk either",
+        f"{TOGETHER}::test_only_what_acts_outside_of_the_database_waits_for_the_disk",
+        (CARRYING, "if self.runbook.bundled:", "if self.runbook:"),
     ),
     _mutant(
         "rows that stay wrong count as repaired",

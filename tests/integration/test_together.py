@@ -1,7 +1,9 @@
 """Several small tenants are repaired in one statement, as if each had been repaired by itself."""
 
+import asyncio
 import random
 import uuid
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select, text
@@ -122,7 +124,7 @@ async def test_rows_that_stay_wrong_are_found_out_beside_others_as_well(
     assert [(failure.tenant_external_id, failure.code) for failure in done.failures] == [("globex", "not_converging")]
     async with plane.db.reading() as session:
         updated = await session.scalars(select(OperationRunItem.updated_count).order_by(OperationRunItem.ordinal))
-        assert [updated for updated in updated if updated == 2] == [2, 2]
+        assert [count for count in updated if count == 2] == [2, 2]
 
 
 async def test_a_tenant_that_is_begun_and_needs_more_goes_on_in_the_same_transaction(
@@ -131,6 +133,78 @@ async def test_a_tenant_that_is_begun_and_needs_more_goes_on_in_the_same_transac
     monkeypatch.setattr(base, "BITE", 4)
     for tenant in tenants:
         await add(plane, tenant, wrong=6, right=0)
-    await support.finished_run(plane, operator, BY_TITLE)
+    patient = replace(plane, settings=plane.settings.model_copy(update={"chunk_target_ms": 2000}))
+    await support.finished_run(patient, operator, BY_TITLE)
     async with plane.db.reading() as session:
         assert await session.scalar(text("SELECT count(DISTINCT xmin::text) FROM findings")) == 1
+
+
+async def test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    await add(plane, tenants[0], wrong=1, right=0)
+    run_id = (await support.start(plane, operator, BY_TITLE)).run.id
+    async with plane.db.transaction() as other:
+        await other.session.execute(text("UPDATE findings SET severity = 'low'"))
+        drained = asyncio.create_task(support.drain(plane, run_id))
+        await until_somebody_waits(plane)
+    await drained
+    assert await days(plane, tenants[0]) == {7: 1}
+    assert (await support.show(plane, run_id)).summary_counts["updated"] == 1
+
+
+async def until_somebody_waits(plane: Plane) -> None:
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    async with asyncio.timeout(10):
+        while True:
+            async with plane.db.reading() as session:
+                if await session.scalar(waiting):
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def test_rows_of_a_partitioned_table_are_counted_for_the_tenant_they_belong_to(
+    plane: Plane, tenants: list[Tenant]
+) -> None:
+    runbook = registry.find("test.repairs.partitioned")
+    assert isinstance(runbook, RepairRunbook)
+    async with plane.db.transaction() as tx:
+        for statement in PARTITIONED:
+            await tx.session.execute(text(statement))
+        # ids in turn: the first row of one tenant has the place that the other's first has in the next partition
+        for number in range(60):
+            await tx.session.execute(
+                text("INSERT INTO parts VALUES (:id, :tenant, true)"), {"id": number, "tenant": tenants[number % 2].id}
+            )
+    given = [tenants[0].id, tenants[1].id]
+    try:
+        chunks = await together(plane, runbook, given, limit=7)
+    finally:
+        async with plane.db.transaction() as tx:
+            await tx.session.execute(text("DROP TABLE parts"))
+    assert [sum(chunk.updated for chunk in of_tenant) for of_tenant in chunks] == [30, 30]
+    assert all(of_tenant[-1].proven for of_tenant in chunks)
+
+
+PARTITIONED = (
+    "CREATE TABLE parts (id int PRIMARY KEY, tenant_id uuid NOT NULL, broken boolean NOT NULL) PARTITION BY HASH (id)",
+    *(f"CREATE TABLE parts_{n} PARTITION OF parts FOR VALUES WITH (MODULUS 3, REMAINDER {n})" for n in range(3)),
+)
+
+
+@pytest.mark.parametrize(("key", "waits"), [("test.effects.commits", "off"), ("test.effects.commits_alone", "on")])
+async def test_only_what_acts_outside_of_the_database_waits_for_the_disk(
+    plane: Plane, operator: Actor, tenants: list[Tenant], key: str, waits: str
+) -> None:
+    async with plane.db.transaction() as tx:
+        name = await tx.session.scalar(text("SELECT current_database()"))
+        await tx.session.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = on"))
+    await plane.db.engine.dispose()
+    try:
+        await support.finished_run(plane, operator, key)
+    finally:
+        async with plane.db.transaction() as tx:
+            await tx.session.execute(text(f"ALTER DATABASE {name} RESET synchronous_commit"))
+        await plane.db.engine.dispose()
+    seen: list[str] = type(registry.find(key)).seen  # type: ignore[attr-defined]
+    assert set(seen) == {waits}

@@ -4,11 +4,11 @@ import asyncio
 import os
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Integer, Select, cast, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from opsplane import Chunk, Cursor, Impact, RepairRunbook, Retry, Runbook, register
 from opsplane.findings.models import Finding
@@ -172,3 +172,50 @@ class ByTitle(RepairRunbook):
 
     def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
         return {Finding.sla_days: cast(Finding.title, Integer)}
+
+
+class Base(DeclarativeBase):
+    """Tables of tests."""
+
+
+class Part(Base):
+    """A table that a test makes, in partitions."""
+
+    __tablename__ = "parts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[uuid.UUID]
+    broken: Mapped[bool]
+
+
+@register
+class Partitioned(RepairRunbook):
+    key = "test.repairs.partitioned"
+    title = "Partitioned"
+    capability = "platform.runbooks.test.effects"
+    confirmation_phrase = "BACKFILL"
+    table = Part
+
+    def wrong(self) -> ColumnElement[bool]:
+        return Part.broken.is_(True)
+
+    def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
+        return {Part.broken: False}
+
+
+@register
+class Commits(Effects):
+    """Looks how its transactions will be committed."""
+
+    key = "test.effects.commits"
+    chunk = ROWS
+    seen: ClassVar[list[str]] = []
+
+    async def act(self, session: AsyncSession, tenant: uuid.UUID, first: int) -> None:
+        self.seen.append(str(await session.scalar(text("SELECT current_setting('synchronous_commit')"))))
+
+
+@register
+class CommitsAlone(Commits):
+    key = "test.effects.commits_alone"
+    bundled = False
+    seen: ClassVar[list[str]] = []

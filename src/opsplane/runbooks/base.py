@@ -83,7 +83,7 @@ class Runbook(ABC):
 
 
 class RepairRunbook(Runbook):
-    """A repair in two statements; count, chunk loop and proof all come from the one selector `wrong`."""
+    """A repair told by two expressions; count, chunk loop and proof all come from the one selector `wrong`."""
 
     table: ClassVar[type[DeclarativeBase]]
     tenant_column: ClassVar[str] = "tenant_id"

@@ -56,18 +56,18 @@ class Answer:
         return list(self._chunks(encode))
 
     def _chunks(self, encode: Callable[[Any], Any]) -> Iterator[Chunk]:
-        found, looked_at, last_nr, last_key = tuple(self.rows[0])[:4]
-        whole = found < self.limit and looked_at < self.limit * LOOK
-        of_tenants = {row.tenant_nr: tuple(row)[5:] for row in self.rows}
-        looked_in_vain = max(0, (looked_at or 0) // LOOK - found)
-        last = self.tenants if whole else last_nr
+        of_all = self.rows[0]
+        whole = of_all.found < self.limit and of_all.looked_at < self.limit * LOOK
+        of_tenants = {row.tenant_nr: (row.tenant_found, row.updated, row.still) for row in self.rows}
+        looked_in_vain = max(0, (of_all.looked_at or 0) // LOOK - of_all.found)
+        last = self.tenants if whole else of_all.nr
         for nr in range(1, last + 1):
             wrong, updated, still = of_tenants.get(nr, (0, 0, 0))
             unsure = still > 0 or updated < wrong
             effort = wrong + (looked_in_vain if nr == last else 0)
             if nr == last and not whole:
                 yield Chunk(
-                    updated=updated, effort=effort, cursor={"after": encode(last_key)} | (UNSURE if unsure else {})
+                    updated=updated, effort=effort, cursor={"after": encode(of_all.key)} | (UNSURE if unsure else {})
                 )  # fmt: skip
             else:
                 yield Chunk(updated=updated, effort=effort, cursor=None, proven=not unsure)

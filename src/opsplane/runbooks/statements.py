@@ -11,7 +11,6 @@ from sqlalchemy import (
     ColumnClause,
     ColumnElement,
     FromClause,
-    Integer,
     Select,
     Uuid,
     any_,
@@ -85,12 +84,15 @@ class Statements:
 
     def _changed(self, found: CTE) -> CTE:
         # The selector is repeated: a row that somebody repaired meanwhile is neither written nor counted.
+        # So is the key: each partition of a table has places of its own.
         places = func.array(select(found.c.place).scalar_subquery())
         return (
             update(self.table)
             .values(self.right)
-            .where(self._place == any_(places), self.tenant == any_(TENANTS), self.wrong)
-            .returning(self.tenant.label("tenant"), self.wrong.label("still"))
+            .where(
+                self._place == any_(places), self.key.in_(select(found.c.key)), self.tenant == any_(TENANTS), self.wrong
+            )
+            .returning(self.key.label("key"), self.wrong.label("still"))
             .cte("changed")
         )
 
@@ -106,7 +108,7 @@ def _summary(found: CTE, looked_at: CTE, changed: CTE) -> Select[Any]:
     whole = select(func.coalesce(func.sum(of_found.c.found), 0).cast(BigInteger).label("found")).cte("whole")
     enough = whole.c.found >= LIMIT
     last_found, last_looked_at = _last(found, enough), _last(looked_at, ~enough)
-    each = _each(of_found, changed)
+    each = _each(found, of_found, changed)
     return select(
         whole.c.found,
         case((enough, None), else_=select(func.count()).select_from(looked_at).scalar_subquery()).label("looked_at"),
@@ -123,14 +125,11 @@ def _last(rows: CTE, needed: ColumnElement[bool]) -> FromClause:
     return ordered.limit(1).lateral()
 
 
-def _each(of_found: CTE, changed: CTE) -> FromClause:
+def _each(found: CTE, of_found: CTE, changed: CTE) -> FromClause:
     of_changed = (
-        select(
-            func.array_position(TENANTS, changed.c.tenant, type_=Integer()).label("nr"),
-            func.count().label("updated"),
-            func.count().filter(changed.c.still).label("still"),
-        )
-        .group_by("nr")
+        select(found.c.nr, func.count().label("updated"), func.count().filter(changed.c.still).label("still"))
+        .select_from(changed.join(found, found.c.key == changed.c.key))
+        .group_by(found.c.nr)
         .subquery("of_changed")
     )
     return (

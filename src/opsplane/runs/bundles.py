@@ -68,23 +68,29 @@ class Bundle:
         return anybody and in_time and self.took < self.pace.size.rows and not self.stop.is_set()
 
     async def _go_on(self, session: AsyncSession) -> None:
-        if self.begun is not None:
-            lease, before = self.begun
-            with _blaming([lease]):
-                chunk = await self.repairer.apply(session, lease, before.cursor, self.pace.size.rows - self.took)
-            return await self._add(session, lease, chunk, before.then(chunk))
+        if self.begun is None:
+            await self._begin_next(session)
+        else:
+            await self._continue(session, *self.begun)
+
+    async def _continue(self, session: AsyncSession, lease: Lease, before: Chunk) -> None:
+        with _blaming([lease]):
+            chunk = await self.repairer.apply(session, lease, before.cursor, self.pace.size.rows - self.took)
+        await self._add(session, lease, chunk, before.then(chunk))
+
+    async def _begin_next(self, session: AsyncSession) -> None:
         held = self._next()
         with _blaming(held):
             chunks = await self._first_chunks(session, held)
         for lease, chunk in zip(held, chunks, strict=False):
             self.waiting.remove(lease)
             await self._add(session, lease, chunk, chunk)
-        return None
 
     def _next(self) -> Sequence[Lease]:
         """Those whose first rows may be repaired in one statement, or the one whose turn it is."""
-        fresh = list(takewhile(lambda lease: lease.cursor is None, self.waiting)) if self.pace.together else []
-        return fresh or self.waiting[:1]
+        if not (self.pace.together and self.repairer.shares_statements):
+            return self.waiting[:1]
+        return list(takewhile(lambda lease: lease.cursor is None, self.waiting)) or self.waiting[:1]
 
     async def _first_chunks(self, session: AsyncSession, held: Sequence[Lease]) -> Sequence[Chunk]:
         rows = self.pace.size.rows  # though less is left: who nearly fits need not be carried twice

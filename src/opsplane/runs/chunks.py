@@ -40,11 +40,16 @@ class Pace:
         """So many tenants were done in one chunk; the next claim takes as many as fit, at most twice as many."""
         fit = tenants * self.target_s / max(seconds, 1e-6)
         self.tenants = int(max(1, min(fit, 2 * tenants, self._most)))
+
+    def claim(self) -> int:
+        """How many tenants to claim now."""
         self.together = True
+        return self.tenants
 
     def statement_failed(self) -> None:
-        """Until a chunk succeeds, each has statements of its own: the one that fails then is whose fault it is."""
+        """Each of those in hand has statements of its own now: the one that fails then is whose fault it was."""
         self.together = False
+        self.met_trouble()
 
     def met_trouble(self) -> None:
         """The next claim is of one tenant; whoever is claimed with one that takes long could lose its lease."""

@@ -110,7 +110,7 @@ class Drainer:
     async def _claim(self, run_id: uuid.UUID, pace: Pace) -> list[Lease]:
         async with self.db.transaction() as tx:
             return await leases.claim_some(
-                tx.session, run_id, self.worker, pace.tenants, lease_s=self.settings.lease_s
+                tx.session, run_id, self.worker, pace.claim(), lease_s=self.settings.lease_s
             )  # fmt: skip
 
     @contextmanager

@@ -103,7 +103,7 @@ def families(figures: Figures | None) -> Iterator[Metric]:
     yield _gauge("leases", "Tenants that a worker holds, and those whose worker has fallen silent.", ["state"], leases)
     alive = {(WORKER,): 0, (API,): 0} | {(one.kind,): one.count for one in figures.processes}
     yield _gauge("processes", "Processes heard of in the last 30 seconds.", ["kind"], alive)
-    yield _gauge("worker_slots_free", "Tenants that live workers could take on besides.", value=_free(figures))
+    yield _gauge("worker_slots_free", "Connections on which live workers have nothing to repair.", value=_free(figures))
     yield _gauge("audit_events_pending", f"Events that wait for their seal; up to {MOST:,}.", value=figures.unsealed)
     unrouted = f"Events not yet matched with rules; up to {MOST:,}."
     yield _gauge("outbox_events_unrouted", unrouted, value=figures.unrouted)

@@ -27,7 +27,15 @@ class Repairer:
     async def apply_together(self, session: AsyncSession, held: Sequence[Lease], limit: int) -> Sequence[Chunk]:
         """The first chunks of some of them, from the first one on."""
         with authored():
-            return await self.runbook.apply_together(session, [lease.tenant_id for lease in held], limit)
+            chunks = await self.runbook.apply_together(session, [lease.tenant_id for lease in held], limit)
+        if not chunks:
+            raise RuntimeError(f"apply_together of {self.runbook.key} has repaired nobody.")
+        return chunks
+
+    @property
+    def shares_statements(self) -> bool:
+        """Whether several tenants are repaired by one statement, so that nobody knows which one broke it."""
+        return type(self.runbook).apply_together is not Runbook.apply_together
 
     async def is_done(self, session: AsyncSession, lease: Lease, chunk: Chunk) -> bool:
         """Whether nothing is left to repair after this chunk.
@@ -37,8 +45,8 @@ class Repairer:
         """
         if chunk.cursor is not None:
             return False
-        looked_at_everything = lease.cursor is None and chunk.updated == 0
-        if chunk.proven or looked_at_everything:
+        found_nothing = lease.cursor is None and chunk.took == 0
+        if chunk.proven or found_nothing:
             return True
         with authored():
             if not await self.runbook.residue(session, lease.tenant_id):
