@@ -256,7 +256,7 @@ async def test_the_doctor_finds_a_table_without_statistics(
         await tx.session.execute(text("UPDATE pg_class SET reltuples = -1 WHERE oid = 'findings'::regclass"))
     ok, said = await doctor.CHECKS["indexes"](plane)
     assert not ok
-    assert said == f"{BACKFILL}: the planner knows nothing of its table; ANALYZE findings"
+    assert f"{BACKFILL}: the planner knows nothing of its table; ANALYZE findings" in said
 
 
 class Overdue(RepairRunbook):

@@ -51,7 +51,10 @@ class Effects(Runbook):
 
 @register
 class Plain(Effects):
+    """A tenant at a time, a transaction for each call."""
+
     key = "test.effects.plain"
+    bundled = False
 
 
 @register
