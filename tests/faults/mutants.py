@@ -157,12 +157,12 @@ MUTANTS = (
         "a statement over several tenants repairs strangers",
         f"{TOGETHER}::test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else",
         ("src/opsplane/runbooks/statements.py", ".where(self.tenant == tenant, selected)", ".where(selected)"),
-        ("src/opsplane/runbooks/statements.py", ", self.tenant == any_(TENANTS), self.wrong\n", ", self.wrong\n"),
+        ("src/opsplane/runbooks/statements.py", "self.tenant == any_(TENANTS), self.wrong)", "self.wrong)"),
     ),
     _mutant(
         "a place is taken for a row",
         f"{TOGETHER}::test_rows_of_a_partitioned_table_are_counted_for_the_tenant_they_belong_to",
-        ("src/opsplane/runbooks/statements.py", "self.key.in_(select(found.c.key)), "),
+        ("src/opsplane/runbooks/statements.py", " is_found,"),
     ),
     _mutant(
         "nobody asks for rows that were found and not changed",

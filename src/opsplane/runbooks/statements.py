@@ -84,15 +84,15 @@ class Statements:
 
     def _changed(self, found: CTE) -> CTE:
         # The selector is repeated: a row that somebody repaired meanwhile is neither written nor counted.
-        # So is the key: each partition of a table has places of its own.
+        # So is the key, as each partition of a table has places of its own; within a function the planner makes no join
+        # of it, which without statistics would be one of each row with each.
         places = func.array(select(found.c.place).scalar_subquery())
+        is_found = func.coalesce(self.key.in_(select(found.c.key)), False)
         return (
             update(self.table)
             .values(self.right)
-            .where(
-                self._place == any_(places), self.key.in_(select(found.c.key)), self.tenant == any_(TENANTS), self.wrong
-            )
-            .returning(self.key.label("key"), self.wrong.label("still"))
+            .where(self._place == any_(places), is_found, self.tenant == any_(TENANTS), self.wrong)
+            .returning(self.tenant.label("tenant"), self.wrong.label("still"))
             .cte("changed")
         )
 
@@ -108,7 +108,7 @@ def _summary(found: CTE, looked_at: CTE, changed: CTE) -> Select[Any]:
     whole = select(func.coalesce(func.sum(of_found.c.found), 0).cast(BigInteger).label("found")).cte("whole")
     enough = whole.c.found >= LIMIT
     last_found, last_looked_at = _last(found, enough), _last(looked_at, ~enough)
-    each = _each(found, of_found, changed)
+    each = _each(of_found, changed)
     return select(
         whole.c.found,
         case((enough, None), else_=select(func.count()).select_from(looked_at).scalar_subquery()).label("looked_at"),
@@ -125,20 +125,25 @@ def _last(rows: CTE, needed: ColumnElement[bool]) -> FromClause:
     return ordered.limit(1).lateral()
 
 
-def _each(found: CTE, of_found: CTE, changed: CTE) -> FromClause:
+def _each(of_found: CTE, changed: CTE) -> FromClause:
     of_changed = (
-        select(found.c.nr, func.count().label("updated"), func.count().filter(changed.c.still).label("still"))
-        .select_from(changed.join(found, found.c.key == changed.c.key))
-        .group_by(found.c.nr)
+        select(
+            func.array_position(TENANTS, changed.c.tenant).cast(BigInteger).label("nr"),
+            func.count().label("updated"),
+            func.count().filter(changed.c.still).label("still"),
+        )
+        .group_by("nr")
         .subquery("of_changed")
     )
+    # A row may have become another tenant's between the two looks at it; it was changed, so it is counted.
+    both = of_found.outerjoin(of_changed, of_changed.c.nr == of_found.c.nr, full=True)
     return (
         select(
-            of_found.c.nr.label("tenant_nr"),
-            of_found.c.found.label("tenant_found"),
+            func.coalesce(of_found.c.nr, of_changed.c.nr).label("tenant_nr"),
+            func.coalesce(of_found.c.found, 0).label("tenant_found"),
             func.coalesce(of_changed.c.updated, 0).label("updated"),
             func.coalesce(of_changed.c.still, 0).label("still"),
         )
-        .select_from(of_found.outerjoin(of_changed, of_changed.c.nr == of_found.c.nr))
+        .select_from(both)
         .subquery("each")
     )
