@@ -1,9 +1,11 @@
 """Several small tenants are repaired in one statement, as if each had been repaired by itself."""
 
 import asyncio
+import json
 import random
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
@@ -12,7 +14,7 @@ from opsplane.auth.actors import Actor
 from opsplane.findings.models import Finding
 from opsplane.runbooks import base, registry
 from opsplane.runbooks.base import RepairRunbook
-from opsplane.runbooks.chunk import Chunk
+from opsplane.runbooks.chunk import LOOK, Chunk
 from opsplane.runbooks.service import Plane
 from opsplane.runs.models import OperationRunItem
 from opsplane.tenants.models import Tenant
@@ -161,6 +163,34 @@ async def until_somebody_waits(plane: Plane) -> None:
                 if await session.scalar(waiting):
                     return
             await asyncio.sleep(0.02)
+
+
+async def test_the_statement_compares_no_row_with_every_other_and_reads_no_more_than_it_needs(
+    plane: Plane, tenants: list[Tenant], runbook: RepairRunbook
+) -> None:
+    for tenant in tenants:
+        await support.add_findings(plane, tenant, 900, title="7", sla_days=None)
+    nodes = await explained(plane, runbook, [tenant.id for tenant in tenants], limit=300)
+    assert sum(node.get("Rows Removed by Join Filter", 0) for node in nodes) == 0
+    [read] = [node for node in nodes if node["Node Type"].startswith("Index") and "tenant_id" in str(node)]
+    assert read["Actual Rows"] * read["Actual Loops"] == 300
+
+
+async def explained(plane: Plane, runbook: RepairRunbook, tenants: list[uuid.UUID], limit: int) -> list[dict[str, Any]]:
+    """Every step of how PostgreSQL really runs the statement."""
+    given: dict[str, Any] = {"tenants": tenants, "limit": limit, "window": limit * LOOK}
+    async with plane.db.transaction() as tx:
+        connection = await tx.session.connection()
+        compiled = runbook._statements.first.compile(dialect=connection.dialect)
+        values = tuple({**compiled.params, **given}[name] for name in compiled.positiontup or [])
+        told = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON) {compiled}", values)
+        found = told.scalar_one()
+    waiting = [(json.loads(found) if isinstance(found, str) else found)[0]["Plan"]]
+    nodes: list[dict[str, Any]] = []
+    while waiting:
+        nodes.append(waiting.pop())
+        waiting += nodes[-1].pop("Plans", [])
+    return nodes
 
 
 async def test_rows_of_a_partitioned_table_are_counted_for_the_tenant_they_belong_to(
