@@ -132,8 +132,15 @@ def migrating(settings: Settings) -> AsyncEngine:
 
 
 async def apart(of: AsyncEngine, patience_s: float | None) -> Watched:
-    """A connection that the engine has made, but its pool knows no more: for single statements that only read."""
-    made = await of.raw_connection()
+    """A connection that the engine has made, but its pool knows no more: for single statements that only read.
+
+    Raises:
+        ConnectionError: the database did not let us in.
+    """
+    try:
+        made = await of.raw_connection()
+    except of.dialect.loaded_dbapi.Error as error:  # of all its ways to connect, SQLAlchemy does not wrap this one's
+        raise ConnectionError(str(error)) from error
     driver = made.driver_connection
     assert isinstance(driver, Watched)
     made.detach()

@@ -52,9 +52,14 @@ class Control:
 
     async def listen(self, channel: str, hear: Callable[[str], None]) -> Any:
         """A connection that hears what is committed; the caller closes it."""
-        connection = await self.connect()
-        await connection.add_listener(channel, lambda *heard: hear(heard[-1]))
-        return connection
+        while True:
+            connection = await self.connect()
+            try:
+                await connection.add_listener(channel, lambda *heard: hear(heard[-1]))
+            except GONE:
+                connection.terminate()
+            else:
+                return connection
 
     async def close(self) -> None:
         """Close what is open."""

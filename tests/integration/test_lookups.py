@@ -15,12 +15,13 @@ from opsplane.db import Database, directly, new_id, savepoint, sqlstate
 from opsplane.errors import InvalidInput, ServiceUnavailable
 from opsplane.lookups import Lookup, parameter
 from opsplane.outbox import OutboxEvent
+from opsplane.queue import Queue
 from opsplane.runbooks.service import Plane
 from opsplane.runs import views
 from opsplane.runs.states import Outcome, Status
 from opsplane.tenants.models import Tenant
 from tests import support
-from tests.web import Doors, platform_user, token
+from tests.web import Doors, doors, platform_user, token
 
 PID = Lookup.of(select(func.pg_backend_pid().label("pid")))
 ECHO = Lookup.of(select((parameter("given", Integer()) + literal(1, Integer())).label("sum")))
@@ -43,6 +44,23 @@ async def test_a_connection_that_was_lost_while_nobody_used_it_is_replaced_witho
         await tx.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": before["pid"]})
     [after] = await plane.db.look(PID)
     assert after["pid"] != before["pid"]
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As a server that crashes, in the middle of saying hello."""
+    await reader.read(8)
+    writer.write(b"N")  # no TLS
+    await reader.read(8)
+    writer.transport.abort()
+
+
+async def test_a_server_that_hangs_up_while_one_connects_is_away(settings: Settings) -> None:
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        db = Database(settings.model_copy(update={"database_url": f"postgresql://nobody:x@127.0.0.1:{port}/none"}))
+        with pytest.raises(ServiceUnavailable):
+            await db.look(ECHO, given=1)
+        await db.close()
 
 
 async def test_lookups_use_their_connection_again_and_never_more_of_them_than_their_share(settings: Settings) -> None:
@@ -139,3 +157,19 @@ def _named(key: str) -> Lookup:
             id=new_id(), kind="k", dedupe_key=literal(key), payload=literal_column("'{}'::jsonb")
         )
     )
+
+
+async def test_a_gate_that_fails_because_the_database_is_away_says_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_given: object, **_named: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("opsplane.api.gate.operators.by_token", fail)
+    away = settings.model_copy(update={"database_url": "postgresql://nobody:x@127.0.0.1:1/none"})
+    plane = Plane(Database(away), Queue(away), away)
+    async with doors(plane) as opened:
+        answer = await opened.client().get("/system/ops/runs", headers={"Authorization": "Bearer ops_x"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+    await plane.queue.close()
+    await plane.db.close()

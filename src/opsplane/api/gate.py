@@ -156,9 +156,11 @@ class AdminGate(Gate):
 
 async def _defect(connection: HTTPConnection, error: Exception) -> Response:
     log.error("gate_failed", exc_info=error)
-    if not await migrate.is_current(_plane(connection).db):
-        return problems.refused(NOT_MIGRATED)
-    return problems.defect()
+    try:
+        migrated = await migrate.is_current(_plane(connection).db)
+    except OpsplaneError as refusal:
+        return problems.refused(refusal)
+    return problems.defect() if migrated else problems.refused(NOT_MIGRATED)
 
 
 def _plane(connection: HTTPConnection) -> Plane:
