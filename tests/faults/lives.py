@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ClassVar
@@ -57,6 +57,9 @@ class Rows(Runbook):
         await asyncio.sleep(self.pause_s)
         done = first + self.step
         return Chunk(updated=self.step, cursor={"next": done} if done < ROWS else None)
+
+    async def apply_together(self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
+        return [await self.apply(session, tenant, None, limit) for tenant in tenants]
 
 
 @register
