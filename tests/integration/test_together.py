@@ -4,11 +4,13 @@ import asyncio
 import json
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
 from opsplane.findings.models import Finding
@@ -105,6 +107,21 @@ async def test_a_large_tenant_is_repaired_bite_by_bite_in_one_chunk(
         first = await runbook.apply(tx.session, tenants[0].id, None, 9)
         second = await runbook.apply(tx.session, tenants[0].id, first.cursor, 9)
     assert [(chunk.updated, chunk.took, chunk.proven) for chunk in (first, second)] == [(9, 9, False), (1, 1, True)]
+
+
+async def test_an_answer_that_would_leave_rows_uncounted_is_not_taken(
+    plane: Plane, operator: Actor, tenants: list[Tenant], runbook: RepairRunbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def begin_all(
+        _self: RepairRunbook, session: AsyncSession, given: Sequence[uuid.UUID], _limit: int
+    ) -> list[Chunk]:
+        return [await runbook.apply(session, tenant, None, 1) for tenant in given]
+
+    monkeypatch.setattr(type(runbook), "apply_together", begin_all)
+    for tenant in tenants:
+        await add(plane, tenant, wrong=3, right=0)
+    done = await support.show(plane, await support.finished_run(plane, operator, BY_TITLE))
+    assert (done.outcome, done.summary_counts["updated"]) == ("succeeded", 9)
 
 
 async def test_who_breaks_the_common_statement_fails_alone_and_the_others_are_done(
