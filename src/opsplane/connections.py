@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from typing import Any
 
 import asyncpg
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 
 CONNECT_S = 10
 PING_S = 5
+TRUSTED_S = 0.5  # a connection that answered so lately is not asked first whether it still lives
 CLOSE_S = 1
 POOL_S = 10  # to wait for a connection while all are busy
 STATEMENT_S = 15  # of processes that serve: nobody waits longer for a page
@@ -41,6 +43,7 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
         super().__init__(protocol, transport, *rest)
         self.new = True
         self.silent = False
+        self._answered_at = 0.0
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         _keep_alive(transport.get_extra_info("socket"))
@@ -64,7 +67,13 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
 
     def answered(self) -> None:
         """Nothing is awaited from the server."""
+        self._answered_at = time.monotonic()
         self._deadline = None  # the alarm will find nothing to do: statements are many, and alarms cost more
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it lives, by what is known without asking."""
+        return not self.is_closed() and time.monotonic() - self._answered_at < TRUSTED_S
 
     def end(self, within_s: float) -> None:
         """A graceful end is under way; it may take so long."""
@@ -105,6 +114,7 @@ def engine(settings: Settings, *, application: str, statement_timeout_s: int | N
         pool_size=settings.pool_size - apart,
         max_overflow=0,
         pool_timeout=POOL_S,
+        pool_use_lifo=True,  # the one used last knows the statements, and how to plan them
         hide_parameters=True,
         connect_args=_arguments(settings, application, limits)
         | {"command_timeout": _longest(settings, statement_timeout_s)},
@@ -164,6 +174,16 @@ async def allow(session: AsyncSession, seconds: float) -> None:
         driver.patience_s = seconds + MARGIN_S
 
 
+async def set_local(session: AsyncSession, setting: str) -> None:
+    """Set something for the rest of the session's transaction; in the round trip of its BEGIN, if it is yet to come."""
+    connection = await session.connection()
+    driver = driver_of(connection.sync_connection)
+    if driver is None or driver.is_in_transaction():
+        await connection.exec_driver_sql(f"SET LOCAL {setting}")
+    else:
+        driver.opening += f"SET LOCAL {setting};"
+
+
 def _document(binary: bytes) -> Any:
     return orjson.loads(memoryview(binary)[1:])  # a version, then text
 
@@ -209,7 +229,7 @@ def _watch(watched: AsyncEngine, opening: str, patience_s: float | None) -> None
         driver: Any = adapted.driver_connection
         driver.patience_s = patience_s
         driver.opening = opening
-        if not driver.new:
+        if not (driver.new or driver.is_trusted):
             _ping(adapted, driver)
         driver.new = False
         driver.answered()

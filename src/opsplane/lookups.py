@@ -21,7 +21,6 @@ from opsplane.connections import Watched
 
 Rows = list[Any]  # asyncpg's records: row["column"]
 
-TRUSTED_S = 1.0  # a connection that answered so lately is not asked first whether it still lives
 LOST = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -125,7 +124,7 @@ class Lookups:
     async def _connection(self) -> tuple[Watched, bool]:
         while self._free:
             one = self._free.pop()
-            if time.monotonic() - one.since < TRUSTED_S or await _lives(one.connection):
+            if time.monotonic() - one.since < connections.TRUSTED_S or await _lives(one.connection):
                 return one.connection, False
         return await connections.apart(self.engine, self.patience_s), True
 

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import CursorResult, text, tuple_, update
+from sqlalchemy import CursorResult, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opsplane import connections
 from opsplane.runs import items, metrics
 from opsplane.runs.lease_statements import (
     CLAIM,
@@ -91,7 +92,7 @@ async def do_not_wait_for_the_disk(session: AsyncSession) -> None:
 
     Whatever commits later and waits, as the end of a run does, makes everything before it last.
     """
-    await session.execute(text("SET LOCAL synchronous_commit = off"))
+    await connections.set_local(session, "synchronous_commit = off")
 
 
 async def _claim(
