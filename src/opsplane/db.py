@@ -1,8 +1,8 @@
 """The database: engine, mapping base, and the transaction that every door opens."""
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -150,13 +150,18 @@ class Database:
 
 
 async def directly(session: AsyncSession, wanted: Lookup, **given: Any) -> Rows:
-    """The rows of a statement in the session's transaction: past SQLAlchemy, for what is hot.
+    """The rows of a statement in the session's transaction, by name: past SQLAlchemy, for what is hot.
 
     Raises:
         DBAPIError: as SQLAlchemy would.
     """
-    async with _driver(session) as driver:
-        return list(await driver.fetch(wanted.sql, *wanted.arguments(given)))
+    arguments = wanted.arguments(given)
+    driver = await _driver(session)
+    if not driver.is_in_transaction():  # SQLAlchemy begins it, with the first statement that it sees
+        ran = await (await session.connection()).exec_driver_sql(wanted.sql, tuple(arguments))
+        return list(ran.mappings()) if ran.returns_rows else []
+    with _asking(driver):
+        return list(await driver.fetch(wanted.sql, *arguments))
 
 
 @asynccontextmanager
@@ -173,22 +178,28 @@ async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
 
 
 async def _run(session: AsyncSession, sql: str) -> None:
-    async with _driver(session) as driver:
+    driver = await _driver(session)
+    if not driver.is_in_transaction():
+        await (await session.connection()).exec_driver_sql(sql)
+        return
+    with _asking(driver):
         await driver.execute(sql)
 
 
-@asynccontextmanager
-async def _driver(session: AsyncSession) -> AsyncIterator[Watched]:
+async def _driver(session: AsyncSession) -> Watched:
     driver = session.info.get(DRIVER)
     if driver is None:
         driver = connections.driver_of((await session.connection()).sync_connection)
         assert driver is not None, "the connection is lost"
         session.info[DRIVER] = driver
-        if not driver.is_in_transaction():  # SQLAlchemy begins it with the first statement that it sees
-            await (await session.connection()).exec_driver_sql("SELECT")
+    return driver
+
+
+@contextmanager
+def _asking(driver: Watched) -> Iterator[None]:
     driver.expect_answer(driver.patience_s)
     try:
-        yield driver
+        yield
     except asyncpg.PostgresError as error:
         raise DBAPIError(None, None, error) from error
     except asyncpg.InterfaceError as error:

@@ -4,22 +4,24 @@ What every request needs, such as who asks, would spend more on a session, its B
 """
 
 import asyncio
-import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
-from sqlalchemy import BindParameter, ReturnsRows, UpdateBase, bindparam
+from sqlalchemy import BindParameter, ReturnsRows, TypeDecorator, UpdateBase, bindparam
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.types import TypeEngine
 
 from opsplane import connections
 from opsplane.connections import Watched
 
 Rows = list[Any]  # asyncpg's records: row["column"]
+Process = Callable[[Any], Any]
 
 LOST = (
     OSError,
@@ -45,6 +47,7 @@ class Lookup:
     sql: str
     names: tuple[str, ...]
     values: dict[str, Any]
+    processors: dict[str, Process] = field(default_factory=dict)
 
     @classmethod
     def of(cls, statement: ReturnsRows | UpdateBase, columns: Sequence[str] | None = None) -> "Lookup":
@@ -53,16 +56,44 @@ class Lookup:
         compiled: Any = statement.compile(
             dialect=_DIALECT, column_keys=keys, compile_kwargs={"render_postcompile": True}
         )
-        return cls(compiled.string, tuple(compiled.positiontup or ()), dict(compiled.params))
+        names = tuple(compiled.positiontup or ())
+        return cls(compiled.string, names, dict(compiled.params), _processors(compiled))
 
     def arguments(self, given: dict[str, Any]) -> list[Any]:
         """The values in the order of the parameters."""
         known = self.values | given
-        return [_plain(known[name]) for name in self.names]
+        for name, process in self.processors.items():
+            known[name] = process(known[name])
+        return [known[name] for name in self.names]
 
 
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict) else value  # as text; orjson refuses large numbers
+def as_stored(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """The type below an application's own one: what the driver itself takes and gives."""
+    return type_.impl_instance if isinstance(type_, TypeDecorator) else type_
+
+
+def _processors(compiled: Any) -> dict[str, Process]:
+    """What makes of values what the driver takes, for those parameters that need it."""
+    found = {
+        name: _process(parameter)
+        for parameter, called in compiled.bind_names.items()
+        for name in _names(parameter, called, compiled.params)
+    }
+    return {name: process for name, process in found.items() if process is not None}
+
+
+def _names(parameter: BindParameter[Any], called: str, known: Collection[str]) -> Collection[str]:
+    if not parameter.expanding:
+        return [called]
+    return [name for name in known if re.fullmatch(rf"{re.escape(called)}_\d+", name)]  # one for each of its values
+
+
+def _process(parameter: BindParameter[Any]) -> Process | None:
+    process: Process | None = parameter.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)
+    value_of = parameter.callable
+    if value_of is None:
+        return process
+    return lambda _then: value_of() if process is None else process(value_of())
 
 
 @dataclass

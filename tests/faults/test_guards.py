@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from pwdlib import PasswordHash
-from sqlalchemy import event, text, update
+from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
 from opsplane.auth.passwords import Passwords
+from opsplane.connections import driver_of
 from opsplane.db import sqlstate
 from opsplane.runbooks import locks
 from opsplane.runbooks.scopes import Scope
@@ -97,15 +98,13 @@ async def test_progress_forgives_what_went_wrong_before(plane: Plane, run_id: uu
 async def test_no_clock_of_a_worker_says_how_long_a_lease_lasts(plane: Plane, run_id: uuid.UUID) -> None:
     sent: list[Any] = []
 
-    def listen(*given: Any) -> None:
-        sent.extend(given[3])
-
-    event.listen(plane.db.engine.sync_engine, "before_cursor_execute", listen)
     async with plane.db.transaction() as tx:
-        lease = await stored(tx.session, await support.claimed(tx.session, run_id))
-        await leases.retry_later(tx.session, lease, "gave_up", "not yet")
-        await items.free_expired(tx.session)
-    event.remove(plane.db.engine.sync_engine, "before_cursor_execute", listen)
+        driver = driver_of((await tx.session.connection()).sync_connection)
+        assert driver is not None
+        with driver.query_logger(lambda query: sent.extend(query.args)):
+            lease = await stored(tx.session, await support.claimed(tx.session, run_id))
+            await leases.retry_later(tx.session, lease, "gave_up", "not yet")
+            await items.free_expired(tx.session)
     assert [lease.item_key] in sent
     times = {time for value in sent for time in _list(value) if isinstance(time, datetime)}
     assert times == {lease.progress_at}  # as the server told it

@@ -1,10 +1,25 @@
 """Lookups: single statements that only read, on connections of their own."""
 
 import asyncio
+import itertools
 
 import asyncpg
 import pytest
-from sqlalchemy import Integer, func, insert, literal, literal_column, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Dialect,
+    Integer,
+    TypeDecorator,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 
 from opsplane.api.encoding import Encoded
@@ -31,6 +46,40 @@ ALWAYS_ON = ("runbook", "status", "outcome", "tenant_id", "source", "within", "n
 async def test_a_parameter_is_given_each_time_and_a_constant_stays(plane: Plane) -> None:
     assert [row["sum"] for row in await plane.db.look(ECHO, given=41)] == [42]
     assert [row["sum"] for row in await plane.db.look(ECHO, given=1)] == [2]
+
+
+class Ticket(TypeDecorator[str]):
+    """A number in the database, `T-7` in the application."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
+        """Without the prefix."""
+        return None if value is None else int(value.removeprefix("T-"))
+
+
+def of_ticket(given: ColumnElement[str]) -> Lookup:
+    return Lookup.of(select((cast(given, Integer)).label("number")))
+
+
+async def test_a_value_is_given_as_its_column_type_stores_it(plane: Plane) -> None:
+    constant, given = of_ticket(literal("T-7", Ticket())), of_ticket(parameter("ticket", Ticket()))
+    assert [row["number"] for row in await plane.db.look(constant)] == [7]
+    assert [row["number"] for row in await plane.db.look(given, ticket="T-8")] == [8]
+
+
+async def test_each_value_of_a_list_is_given_as_its_column_type_stores_it(plane: Plane) -> None:
+    numbers = func.generate_series(1, 9).table_valued(column("number", Ticket())).render_derived()
+    among = select(numbers.c.number).where(numbers.c.number.in_(["T-2", "T-5"]))
+    assert [row["number"] for row in await plane.db.look(Lookup.of(among))] == [2, 5]
+
+
+async def test_a_value_that_is_called_for_is_called_for_each_time(plane: Plane) -> None:
+    numbers = itertools.count(3)
+    called = of_ticket(bindparam("next", callable_=lambda: f"T-{next(numbers)}", type_=Ticket()))
+    first, second = [(await plane.db.look(called))[0]["number"] for _ in range(2)]
+    assert second == first + 1
 
 
 async def test_a_lookup_cannot_write(plane: Plane) -> None:

@@ -125,8 +125,9 @@ async def test_a_question_that_is_swallowed_ends_soon_as_unreachable_and_its_con
 
 
 async def test_connections_that_fell_silent_in_the_pool_are_replaced_before_use(
-    wire: Wire, settings: Settings, quick: None
+    wire: Wire, settings: Settings, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connections, "TRUSTED_S", 0)  # as if they had answered some time ago
     async with through(wire, settings) as db:
         before = set(await asyncio.gather(*(pid(db, 0.3) for _ in range(4))))
         assert len(before) == 4

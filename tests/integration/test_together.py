@@ -200,9 +200,10 @@ async def explained(plane: Plane, runbook: RepairRunbook, tenants: list[uuid.UUI
         for statement in NEVER_ANALYZED:
             await tx.session.execute(text(statement))
         connection = await tx.session.connection()
-        compiled = runbook._statements.first.compile(dialect=connection.dialect)
-        values = tuple({**compiled.params, **given}[name] for name in compiled.positiontup or [])
-        told = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON) {compiled}", values)
+        first = runbook._statements.first
+        told = await connection.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON) {first.sql}", tuple(first.arguments(given))
+        )
         found = told.scalar_one()
     waiting = [(json.loads(found) if isinstance(found, str) else found)[0]["Plan"]]
     nodes: list[dict[str, Any]] = []

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, Uuid, bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
+from opsplane.db import directly
 from opsplane.errors import ConfigurationError
 from opsplane.runbooks import counting, estimating, indexes
 from opsplane.runbooks.chunk import LOOK, Answer, Chunk, Cursor
@@ -139,7 +140,7 @@ class RepairRunbook(Runbook):
             statement = self._statements.first
         else:
             statement, given["after"] = self._statements.following, self._decode(after)
-        rows = (await (await session.connection()).execute(statement, given)).all()
+        rows = await directly(session, statement, **given)
         return Answer(rows, len(tenants), limit).chunks(self._encode)
 
     async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:

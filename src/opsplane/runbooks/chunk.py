@@ -1,10 +1,10 @@
 """What one chunk did to one tenant, and how that is read from what PostgreSQL answered."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Row
+from opsplane.lookups import Rows
 
 Cursor = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Chunk:
 class Answer:
     """Of one of a repair's `Statements`, over so many tenants, with this limit."""
 
-    rows: Sequence[Row[Any]]
+    rows: Rows
     tenants: int
     limit: int
 
@@ -57,17 +57,17 @@ class Answer:
 
     def _chunks(self, encode: Callable[[Any], Any]) -> Iterator[Chunk]:
         of_all = self.rows[0]
-        whole = of_all.found < self.limit and of_all.looked_at < self.limit * LOOK
-        of_tenants = {row.tenant_nr: (row.tenant_found, row.updated, row.still) for row in self.rows}
-        looked_in_vain = max(0, (of_all.looked_at or 0) // LOOK - of_all.found)
-        last = self.tenants if whole else of_all.nr
+        whole = of_all["found"] < self.limit and of_all["looked_at"] < self.limit * LOOK
+        of_tenants = {row["tenant_nr"]: (row["tenant_found"], row["updated"], row["still"]) for row in self.rows}
+        looked_in_vain = max(0, (of_all["looked_at"] or 0) // LOOK - of_all["found"])
+        last = self.tenants if whole else of_all["nr"]
         for nr in range(1, last + 1):
             wrong, updated, still = of_tenants.get(nr, (0, 0, 0))
             unsure = still > 0 or updated < wrong
             effort = wrong + (looked_in_vain if nr == last else 0)
             if nr == last and not whole:
                 yield Chunk(
-                    updated=updated, effort=effort, cursor={"after": encode(of_all.key)} | (UNSURE if unsure else {})
+                    updated=updated, effort=effort, cursor={"after": encode(of_all["key"])} | (UNSURE if unsure else {})
                 )  # fmt: skip
             else:
                 yield Chunk(updated=updated, effort=effort, cursor=None, proven=not unsure)

@@ -24,6 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from opsplane.lookups import Lookup, as_stored
+
 TENANTS = bindparam("tenants", type_=ARRAY(Uuid()))
 LIMIT = bindparam("limit", type_=BigInteger())
 # Hidden from the planner, which otherwise reads and sorts a whole tenant where it takes it for a small one.
@@ -48,14 +50,14 @@ class Statements:
     right: Mapping[str, Any]
 
     @cached_property
-    def first(self) -> Select[Any]:
+    def first(self) -> Lookup:
         """From the first row."""
-        return self._chunk(true())
+        return Lookup.of(self._chunk(true()))
 
     @cached_property
-    def following(self) -> Select[Any]:
-        """From a cursor."""
-        return self._chunk(self.key > bindparam("after", type_=self.key.type))
+    def following(self) -> Lookup:
+        """From a cursor; `after` is what the driver calls the key, as is the key that is told."""
+        return Lookup.of(self._chunk(self.key > bindparam("after", type_=as_stored(self.key.type))))
 
     def _chunk(self, selected: ColumnElement[bool]) -> Select[Any]:
         tenants = func.unnest(TENANTS).table_valued("tenant", with_ordinality="nr", name="given").render_derived()

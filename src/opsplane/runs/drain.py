@@ -152,7 +152,7 @@ class Drainer:
                 status = await session.scalar(select(OperationRun.status).where(OperationRun.id == run_id))
             if status != Status.QUEUED:
                 return
-            await asyncio.sleep(BEGIN_S / 100)
+            await asyncio.sleep(BEGIN_S / 500)
 
     async def _settle(self, run_id: uuid.UUID) -> None:
         async with self.db.transaction() as tx:

@@ -1,4 +1,4 @@
-"""Statements over leased items, built once: SQLAlchemy takes longer to put one together than PostgreSQL to run it."""
+"""Statements over leased items, as the driver takes them: SQLAlchemy takes longer over each than PostgreSQL."""
 
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from opsplane.lookups import Lookup
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import ItemState, Status
 
@@ -51,11 +52,11 @@ def _ended_well(updated: Any) -> Any:
     return case((updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED)
 
 
-def _of_held(**values: Any) -> Any:
-    return update(item).where(_fenced(HELD)).values(**values).execution_options(synchronize_session=False)
+def _of_held(told: Any = item.item_key, **values: Any) -> Lookup:
+    return Lookup.of(update(item).where(_fenced(HELD)).values(**values).returning(told))
 
 
-def _end(state: Any) -> Any:
+def _end(state: Any) -> Lookup:
     return _of_held(state=state, lease_until=None, leased_by=None, finished_at=_now)
 
 
@@ -63,7 +64,7 @@ def _after(name: str) -> Any:
     return _now + bindparam(name, type_=Interval())
 
 
-def _claiming(*conditions: Any) -> Any:
+def _claiming(*conditions: Any) -> Lookup:
     of_run, due = bindparam("run", type_=Uuid()), or_(item.not_before.is_(None), item.not_before <= _now)
     running = select(OperationRun.id).where(OperationRun.id == of_run, OperationRun.status == Status.RUNNING)
     picked = (
@@ -73,7 +74,7 @@ def _claiming(*conditions: Any) -> Any:
         .limit(bindparam("most", type_=BigInteger()))
         .with_for_update(skip_locked=True)
     )
-    return (
+    return Lookup.of(
         update(item)
         .where(item.run_id == of_run, item.item_key == any_(func.array(picked.scalar_subquery())))
         .values(
@@ -96,7 +97,6 @@ def _claiming(*conditions: Any) -> Any:
             item.lost_count.label("losses"),
             item.progress_at,
         )
-        .execution_options(synchronize_session=False)
     )
 
 
@@ -108,14 +108,14 @@ HELD = _table(item_key=Text(), token=BigInteger(), progress_at=DateTime(timezone
 DONE = _table(
     item_key=Text(), token=BigInteger(), progress_at=DateTime(timezone=True), updated=BigInteger(), errors=BigInteger()
 )
-FENCE = (
+FENCE = Lookup.of(
     select(item.item_key, OperationRun.status)
     .join(OperationRun, OperationRun.id == item.run_id)
     .where(_fenced(HELD))
     .order_by(item.item_key)
     .with_for_update(of=item)
 )
-FINISH = (
+FINISH = Lookup.of(
     update(item)
     .where(_fenced(DONE))
     .values(
@@ -132,9 +132,10 @@ FINISH = (
         progress_at=_now,
         finished_at=_now,
     )
-    .execution_options(synchronize_session=False)
+    .returning(item.item_key)
 )
 STORE = _of_held(
+    item.progress_at,
     cursor=bindparam("new_cursor", type_=item.cursor.type),
     updated_count=item.updated_count + bindparam("more_updated", type_=BigInteger()),
     error_count=item.error_count + bindparam("more_errors", type_=BigInteger()),
@@ -146,10 +147,10 @@ STORE = _of_held(
     trouble_message=None,
     lease_until=_after("lease"),
     progress_at=_now,
-).returning(item.progress_at)
+)
 END_WELL = _end(_ended_well(item.updated_count))
 END_FAILED = _end(ItemState.FAILED)
-COUNT_ATTEMPT = _of_held(attempts=item.attempts + 1).returning(item.attempts)
+COUNT_ATTEMPT = _of_held(item.attempts, attempts=item.attempts + 1)
 RETRY_LATER = _of_held(
     **GIVEN_BACK,
     not_before=_after("wait"),

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import CursorResult, tuple_, update
+from sqlalchemy import tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import connections
+from opsplane.db import directly
+from opsplane.lookups import Lookup
 from opsplane.runs import items, metrics
 from opsplane.runs.lease_statements import (
     CLAIM,
@@ -96,11 +98,10 @@ async def do_not_wait_for_the_disk(session: AsyncSession) -> None:
 
 
 async def _claim(
-    session: AsyncSession, statement: Any, run_id: uuid.UUID, worker: uuid.UUID, count: int, lease_s: float
+    session: AsyncSession, statement: Lookup, run_id: uuid.UUID, worker: uuid.UUID, count: int, lease_s: float
 ) -> list[Lease]:
     given = {"run": run_id, "worker": worker, "most": count, "lease": timedelta(seconds=lease_s)}
-    rows = await _run(session, statement, given)
-    claimed = [Lease(run_id=run_id, **row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public API
+    claimed = [Lease(run_id=run_id, **row) for row in await directly(session, statement, **given)]
     return sorted(claimed, key=attrgetter("ordinal"))
 
 
@@ -121,8 +122,8 @@ async def fence_all(session: AsyncSession, held: Sequence[Lease]) -> list[Lease]
     Raises:
         RunNotRunning: the run is asked to pause or cancel.
     """
-    rows = await _run(session, FENCE, _given(held))
-    ours = {row.item_key: row.status for row in rows}
+    rows = await directly(session, FENCE, **_given(held))
+    ours = {row["item_key"]: row["status"] for row in rows}
     if any(status != Status.RUNNING for status in ours.values()):
         raise RunNotRunning
     return [lease for lease in held if lease.item_key in ours]
@@ -140,12 +141,12 @@ async def store(
 ) -> Lease:
     """Store a chunk's cursor and counts and renew the lease, in the chunk's own transaction; progress forgives."""
     given = {"new_cursor": cursor, "more_updated": updated, "more_errors": errors, "new_passes": passes}
-    progress_at = (await _run(session, STORE, _given([lease]) | given | {"lease": timedelta(seconds=lease_s)})).scalar()
-    if progress_at is None:
+    stored = await directly(session, STORE, **_given([lease]), **given, lease=timedelta(seconds=lease_s))
+    if not stored:
         raise LeaseLost
     return replace(
         lease, cursor=cursor, updated=lease.updated + updated, passes=passes, attempts=max(lease.attempts - 1, 0),
-        losses=0, progress_at=progress_at,
+        losses=0, progress_at=stored[0]["progress_at"],
     )  # fmt: skip
 
 
@@ -174,8 +175,7 @@ async def finish_all(session: AsyncSession, done: Sequence[Whole]) -> None:
         return
     given = _given([one.lease for one in done])
     given |= {"held_updated": [one.updated for one in done], "held_errors": [one.errors for one in done]}
-    ended = await _run(session, FINISH, given)
-    if ended.rowcount != len(done):
+    if len(await directly(session, FINISH, **given)) != len(done):
         raise LeaseLost
     repaired = sum(one.lease.updated + one.updated > 0 for one in done)
     metrics.ended(session, ItemState.SUCCEEDED, repaired)
@@ -191,13 +191,14 @@ async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) 
 
 async def retry_later(session: AsyncSession, lease: Lease, code: str, message: str) -> bool:
     """Give the item back to be tried after a while, with why; False when it has been tried often enough."""
-    attempts = (await _run(session, COUNT_ATTEMPT, _given([lease]))).scalar()
-    if attempts is None:
+    counted = await directly(session, COUNT_ATTEMPT, **_given([lease]))
+    if not counted:
         raise LeaseLost
+    attempts = counted[0]["attempts"]
     if attempts >= MAX_ATTEMPTS:
         return False
     wait = timedelta(seconds=BACKOFF_S[min(attempts, len(BACKOFF_S)) - 1])
-    await _run(session, RETRY_LATER, _given([lease]) | {"wait": wait, "code": code, "message": message})
+    await directly(session, RETRY_LATER, **_given([lease]), wait=wait, code=code, message=message)
     metrics.given_back(session, metrics.RETRY)
     return True
 
@@ -206,10 +207,10 @@ async def release(session: AsyncSession, held: Sequence[Lease], *, after_s: floa
     """Give items of a run back, as on shutdown: no attempt is counted."""
     given = _given(held)
     if after_s:
-        back = await _run(session, RELEASE_FOR_LATER, given | {"wait": timedelta(seconds=after_s)})
+        back = await directly(session, RELEASE_FOR_LATER, **given, wait=timedelta(seconds=after_s))
     else:
-        back = await _run(session, RELEASE, given)
-    metrics.given_back(session, metrics.RELEASED, back.rowcount)
+        back = await directly(session, RELEASE, **given)
+    metrics.given_back(session, metrics.RELEASED, len(back))
 
 
 async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Collection[Key]) -> list[uuid.UUID]:
@@ -226,16 +227,9 @@ async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Coll
     return sorted(set(runs))
 
 
-async def _end(session: AsyncSession, lease: Lease, statement: Any) -> None:
-    ended = await _run(session, statement, _given([lease]))
-    if not ended.rowcount:
+async def _end(session: AsyncSession, lease: Lease, statement: Lookup) -> None:
+    if not await directly(session, statement, **_given([lease])):
         raise LeaseLost
-
-
-async def _run(session: AsyncSession, statement: Any, given: dict[str, Any]) -> CursorResult[Any]:
-    """Without the session's own work on each statement, which takes longer than most of these do."""
-    ran: CursorResult[Any] = await (await session.connection()).execute(statement, given)
-    return ran
 
 
 def _given(held: Sequence[Lease]) -> dict[str, Any]:

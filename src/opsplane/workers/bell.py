@@ -68,7 +68,7 @@ class Bell:
             redis_pool=connect(self._drainer.settings.redis_url, timeout_s=REDIS_TIMEOUT_S),
             handle_signals=False,
             max_jobs=self._concurrency,
-            poll_delay=0.1,
+            poll_delay=0.05,
             health_check_interval=10,  # it writes: a Redis that has become read-only shows itself
             job_serializer=to_json,
             job_deserializer=json.loads,
