@@ -9,7 +9,10 @@ import asyncpg
 import pytest
 from sqlalchemy import event, text
 
+from opsplane.auth.actors import Actor
+from opsplane.db import new_id
 from opsplane.runbooks.service import Plane
+from opsplane.runs import leases, lifecycle
 from opsplane.runs.throttling import checkup, readings, signals
 from opsplane.runs.throttling.readings import Reading
 from opsplane.runs.throttling.signals import Signal
@@ -58,6 +61,18 @@ async def test_a_database_without_trouble_is_healthy_and_read_in_one_statement(p
     assert len([one for one in asked if not one.startswith("SET")]) == 1
     assert signals.judge(reading, "findings", plane.settings) == []
     assert (reading.replica, reading.wal_mb, reading.max_connections) == (None, None, 200)
+
+
+async def test_workers_with_tenants_in_hand_are_counted_where_they_share_what_is_left(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = (await support.start(plane, operator, "test.effects.plain")).run.id
+    async with plane.db.transaction() as tx:
+        await lifecycle.begin(tx.session, run_id)
+        assert await leases.claim_some(tx.session, run_id, new_id(), 2, lease_s=20)
+        await support.claimed(tx.session, run_id)
+    assert (await read(plane, throttle_active_connections=1)).at_work == 2
+    assert (await read(plane)).at_work == 0
 
 
 async def test_who_waits_for_a_lock_of_ours_is_seen_and_who_waits_for_another_is_not(

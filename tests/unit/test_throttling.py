@@ -41,6 +41,15 @@ JUDGED = [
     (Reading(active=50), None),
     (Reading(active=51), (Signal.ACTIVE_CONNECTIONS, BARELY, "51 other sessions are executing something")),
     (Reading(active=101), (Signal.ACTIVE_CONNECTIONS, STOP, "101 other sessions are executing something")),
+    (Reading(active=70, earlier=(30, 40)), None),
+    (
+        Reading(active=0, earlier=(1000, 1001, 40, 0)),
+        (Signal.ACTIVE_CONNECTIONS, STOP, "408.2 other sessions are executing something"),
+    ),
+    (
+        Reading(active=51, at_work=4),
+        (Signal.ACTIVE_CONNECTIONS, BARELY / 4, "51 other sessions are executing something"),
+    ),
     (Reading(connections=80), None),
     (Reading(connections=81), (Signal.CONNECTIONS, HALF, "81 of 100 connections are in use")),
     (Reading(connections=81, max_connections=200), None),
@@ -81,19 +90,28 @@ def test_the_rate_of_wal_takes_two_readings() -> None:
     assert Reading(at=104, wal_mb=10).since(second).wal_mb_s == 0  # of another server, after a failover
 
 
-BAD, MILD, WORST = (Judgement(Signal.WAL_RATE, "much", least) for least in (BARELY, HALF, STOP))
+def test_sessions_at_work_are_averaged_over_the_last_five_readings() -> None:
+    reading = Reading(active=100)
+    for active in (1, 2, 3, 4, 5):
+        reading = Reading(active=active).since(reading)
+    assert (reading.earlier, reading.busy) == ((1, 2, 3, 4), 3)
+    assert Reading(active=7).since(None).busy == 7
+
+
+BAD, MILD, WORST, SHARED = (Judgement(Signal.WAL_RATE, "much", least) for least in (BARELY, HALF, STOP, BARELY / 2))
 
 
 @pytest.mark.parametrize(("judged", "shares"), [
     ([None, None], [1, 1]),
-    ([BAD, BAD, BAD, BAD], [1 / 2, 1 / 4, 1 / 8, 1 / 8]),
+    ([BAD, BAD], [1 / 8, 1 / 8]),
+    ([SHARED, None, None], [1 / 16, 1 / 8, 1 / 4]),
     ([MILD, MILD, MILD], [1 / 2, 1 / 2, 1 / 2]),
-    ([BAD, BAD, None, None, None], [1 / 2, 1 / 4, 1 / 2, 1, 1]),
+    ([BAD, None, BAD, None, None, None, None], [1 / 8, 1 / 4, 1 / 8, 1 / 4, 1 / 2, 1, 1]),
     ([WORST, WORST, None, None, None, None], [0, 0, 1 / 8, 1 / 4, 1 / 2, 1]),
     ([WORST, BAD, BAD], [0, 1 / 8, 1 / 8]),
     ([WORST, MILD, MILD, MILD, MILD], [0, 1 / 8, 1 / 4, 1 / 2, 1 / 2]),
 ])  # fmt: skip
-def test_trouble_halves_the_pace_with_each_reading_and_it_comes_back_in_steps(
+def test_trouble_takes_the_pace_away_at_once_and_it_comes_back_in_steps(
     judged: list[Judgement | None], shares: list[float]
 ) -> None:
     verdict, seen = Verdict(), []

@@ -1,4 +1,4 @@
-"""What PostgreSQL says of its own health, read in one statement that needs no privilege.
+"""What PostgreSQL says of its own health, read in a statement that needs no privilege.
 
 What a role may not see is null to it, and then looks healthy; `opsplane doctor` says so.
 """
@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.config import Settings
+from opsplane.runs.models import OperationRunItem
+from opsplane.runs.states import ItemState
 
 MEGABYTE = 1024 * 1024
+REMEMBERED = 5
+
+AT_WORK = select(func.count(OperationRunItem.leased_by.distinct())).where(OperationRunItem.state == ItemState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,37 @@ class Replica:
 
 @dataclass(frozen=True)
 class Reading:
-    """The health of a database at one moment; `vacuums` says of tables whether it is against wraparound."""
+    """The health of a database at one moment.
+
+    `vacuums` says of tables whether it is against wraparound; `earlier` is `active` of the readings before, the last
+    one last; `at_work` are workers that have tenants in hand, which is asked only where it counts.
+    """
 
     at: float = 0
     replica: Replica | None = None
     lock_wait_s: float = 0
     active: int = 0
+    earlier: tuple[int, ...] = ()
+    at_work: int = 0
     connections: int = 0
     max_connections: int = 100
     vacuums: Mapping[str, bool] = field(default_factory=dict)
     wal_mb: float | None = None
     wal_mb_s: float | None = None
 
+    @property
+    def busy(self) -> float:
+        """Sessions of others that execute something, on average: whoever asks once finds any number of them at it."""
+        return (self.active + sum(self.earlier)) / (1 + len(self.earlier))
+
     def since(self, before: "Reading | None") -> "Reading":
-        """The same, with what can only be told from two of them."""
-        if before is None or self.wal_mb is None or before.wal_mb is None or self.at <= before.at:
+        """The same, with what can only be told from several of them."""
+        if before is None:
             return self
-        return replace(self, wal_mb_s=max(0, self.wal_mb - before.wal_mb) / (self.at - before.at))
+        told = replace(self, earlier=(*before.earlier, before.active)[1 - REMEMBERED :])
+        if self.wal_mb is None or before.wal_mb is None or self.at <= before.at:
+            return told
+        return replace(told, wal_mb_s=max(0, self.wal_mb - before.wal_mb) / (self.at - before.at))
 
 
 async def read(session: AsyncSession, settings: Settings) -> Reading:
@@ -54,6 +73,7 @@ async def read(session: AsyncSession, settings: Settings) -> Reading:
         replica=None if row.replica is None else Replica(**row.replica),
         lock_wait_s=float(row.lock_wait_s or 0),
         active=row.active,
+        at_work=await session.scalar(AT_WORK) or 0 if settings.throttle_active_connections else 0,
         connections=row.connections,
         max_connections=row.max_connections,
         vacuums=_by_name(row.vacuums or []),

@@ -1,7 +1,7 @@
 """Judgements over one reading, a function a signal: is this a database that may be burdened further?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from opsplane.config import Settings
@@ -76,11 +76,15 @@ def wal_rate(reading: Reading, limit_mb_s: float) -> Judgement | None:
 
 
 def active_connections(reading: Reading, limit: int) -> Judgement | None:
-    """More sessions of others are executing something than the machine is meant for."""
-    if not limit or reading.active <= limit:
+    """More sessions of others are executing something than the machine is meant for.
+
+    What all workers together take from them is what counts, so they share the time that is left to a run.
+    """
+    if not limit or reading.busy <= limit:
         return None
-    reason = f"{reading.active:,} other sessions are executing something"
-    return _graded(Signal.ACTIVE_CONNECTIONS, reason, reading.active, limit)
+    busy = f"{reading.busy:,.1f}".removesuffix(".0")
+    judged = _graded(Signal.ACTIVE_CONNECTIONS, f"{busy} other sessions are executing something", reading.busy, limit)
+    return replace(judged, least=judged.least / max(1, reading.at_work))
 
 
 def connections(reading: Reading, limit_percent: int) -> Judgement | None:

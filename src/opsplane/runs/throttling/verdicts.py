@@ -1,4 +1,4 @@
-"""How fast a run may go, from one reading to the next: quickly down, and back up in steps."""
+"""How fast a run may go, from one reading to the next: down at once, and back up in steps."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -48,14 +48,11 @@ class Verdict:
         return min(worked_s * (FULL / self.share - 1), longest_s)
 
     def after(self, worst: Judgement | None) -> "Verdict":
-        """The next one, when a reading was judged: half as fast while there is trouble, twice as fast once it is over.
+        """The next one, when a reading was judged: as fast as the judgement leaves it, twice as fast once it is over.
 
         It takes a few readings back to full speed, so that whatever was too much does not come all at once again.
         """
         raised = max(BARELY, min(FULL, self.share * 2))
         if worst is None:
             return Verdict() if raised == FULL else replace(self, share=raised)
-        if worst.least == STOP:
-            return Verdict(STOP, worst)
-        share = max(worst.least, self.share / 2) if self.share >= worst.least else min(worst.least, raised)
-        return Verdict(share, worst)
+        return Verdict(min(worst.least, raised), worst)
