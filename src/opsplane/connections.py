@@ -56,9 +56,9 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
         return str(await super().execute(query, *arguments, timeout=timeout))
 
     def expect_answer(self, within_s: float | None) -> None:
-        """Something was asked; an earlier question's time no longer counts."""
+        """Something was asked, or nothing; an earlier question's time no longer counts."""
         if within_s is None:
-            self._deadline = None
+            self._deadline = None  # the alarm will find nothing to do: statements are many, and alarms cost more
             return
         loop = asyncio.get_running_loop()
         self._deadline = loop.time() + within_s
@@ -66,9 +66,9 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
             self._set_alarm(loop, self._deadline)
 
     def answered(self) -> None:
-        """Nothing is awaited from the server."""
+        """It lives, and nothing more is awaited from it."""
         self._answered_at = time.monotonic()
-        self._deadline = None  # the alarm will find nothing to do: statements are many, and alarms cost more
+        self.expect_answer(None)
 
     @property
     def is_trusted(self) -> bool:
@@ -77,7 +77,7 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
 
     def end(self, within_s: float) -> None:
         """A graceful end is under way; it may take so long."""
-        self.answered()
+        self.expect_answer(None)
         asyncio.get_running_loop().call_later(within_s, self.terminate)
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
@@ -232,7 +232,7 @@ def _watch(watched: AsyncEngine, opening: str, patience_s: float | None) -> None
         if not (driver.new or driver.is_trusted):
             _ping(adapted, driver)
         driver.new = False
-        driver.answered()
+        driver.expect_answer(None)
 
     sync = watched.sync_engine
     event.listen(sync, "checkout", check)
@@ -251,6 +251,7 @@ def _ping(adapted: AdaptedConnection, driver: Watched) -> None:
         adapted.run_async(lambda connection: connection.execute("SELECT"))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise InvalidatePoolError from error
+    driver.answered()
 
 
 def _asked(connection: Connection, *_statement: object) -> None:
@@ -274,7 +275,7 @@ def driver_of(connection: Connection | None) -> Watched | None:
 
 def _returned(adapted: AdaptedConnection | None, _record: object) -> None:
     if adapted is not None and adapted.driver_connection is not None:
-        adapted.driver_connection.answered()
+        adapted.driver_connection.expect_answer(None)
 
 
 def _closing(adapted: AdaptedConnection, _record: object) -> None:

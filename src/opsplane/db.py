@@ -188,7 +188,9 @@ async def _run(session: AsyncSession, sql: str) -> None:
 
 async def _driver(session: AsyncSession) -> Watched:
     driver = session.info.get(DRIVER)
-    if driver is None:
+    if (
+        driver is None or not session.in_transaction()
+    ):  # as when somebody has committed, and the connection is another's
         driver = connections.driver_of((await session.connection()).sync_connection)
         assert driver is not None, "the connection is lost"
         session.info[DRIVER] = driver
@@ -200,12 +202,13 @@ def _asking(driver: Watched) -> Iterator[None]:
     driver.expect_answer(driver.patience_s)
     try:
         yield
+        driver.answered()
     except asyncpg.PostgresError as error:
         raise DBAPIError(None, None, error) from error
     except asyncpg.InterfaceError as error:
         raise ConnectionError(str(error)) from error
     finally:
-        driver.answered()
+        driver.expect_answer(None)
 
 
 def after_commit(session: AsyncSession, act: Callable[[], Awaitable[None]]) -> None:

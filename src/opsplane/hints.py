@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 log = structlog.get_logger()
 
 CHANNEL = "opsplane:runs"
-GATHER_S = 0.2
+GATHER_S = 0.1
 AGAIN_S = 0.5
 SILENT_S = 5.0
 CONNECT_S = 2.0
@@ -36,7 +36,7 @@ class Announcer:
         self._away = False
 
     def changed(self, run_id: uuid.UUID) -> None:
-        """Hint at a run whose numbers changed: at most every 200 ms, and always after the last change."""
+        """Hint at a run whose numbers changed: at most every 100 ms, and always after the last change."""
         self._due.add(run_id)
         if not self._gathering:
             self._gathering = True

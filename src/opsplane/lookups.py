@@ -4,9 +4,8 @@ What every request needs, such as who asks, would spend more on a session, its B
 """
 
 import asyncio
-import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,7 @@ from sqlalchemy.types import TypeEngine
 from opsplane import connections
 from opsplane.connections import Watched
 
-Rows = list[Any]  # asyncpg's records: row["column"]
+Rows = list[Any]  # row["column"]
 Process = Callable[[Any], Any]
 
 LOST = (
@@ -53,11 +52,10 @@ class Lookup:
     def of(cls, statement: ReturnsRows | UpdateBase, columns: Sequence[str] | None = None) -> "Lookup":
         """Compile a statement, once: that takes longer than to run it. `columns` are those that an INSERT is given."""
         keys = None if columns is None else list(columns)
-        compiled: Any = statement.compile(
-            dialect=_DIALECT, column_keys=keys, compile_kwargs={"render_postcompile": True}
-        )
-        names = tuple(compiled.positiontup or ())
-        return cls(compiled.string, names, dict(compiled.params), _processors(compiled))
+        compiled: Any = statement.compile(dialect=_DIALECT, column_keys=keys)
+        expanded = compiled.construct_expanded_state(compiled.params)  # lists have a parameter for each of their values
+        processors = _processors(compiled.bind_names) | dict(expanded.processors)
+        return cls(expanded.statement, tuple(expanded.positiontup or ()), dict(expanded.parameters), processors)
 
     def arguments(self, given: dict[str, Any]) -> list[Any]:
         """The values in the order of the parameters."""
@@ -69,31 +67,30 @@ class Lookup:
 
 def as_stored(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     """The type below an application's own one: what the driver itself takes and gives."""
-    return type_.impl_instance if isinstance(type_, TypeDecorator) else type_
+    while isinstance(type_, TypeDecorator):
+        type_ = type_.load_dialect_impl(_DIALECT)
+    return type_
 
 
-def _processors(compiled: Any) -> dict[str, Process]:
+def _processors(parameters: Mapping[BindParameter[Any], str]) -> dict[str, Process]:
     """What makes of values what the driver takes, for those parameters that need it."""
-    found = {
-        name: _process(parameter)
-        for parameter, called in compiled.bind_names.items()
-        for name in _names(parameter, called, compiled.params)
-    }
+    found = {name: _process(one) for one, name in parameters.items()}
     return {name: process for name, process in found.items() if process is not None}
 
 
-def _names(parameter: BindParameter[Any], called: str, known: Collection[str]) -> Collection[str]:
-    if not parameter.expanding:
-        return [called]
-    return [name for name in known if re.fullmatch(rf"{re.escape(called)}_\d+", name)]  # one for each of its values
+def _process(one: BindParameter[Any]) -> Process | None:
+    """A value that is called for is called for each time, and not once as it is compiled.
 
-
-def _process(parameter: BindParameter[Any]) -> Process | None:
-    process: Process | None = parameter.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)
-    value_of = parameter.callable
-    if value_of is None:
-        return process
-    return lambda _then: value_of() if process is None else process(value_of())
+    Raises:
+        TypeError: a list is called for; how long it will be, nobody knows yet.
+    """
+    process: Process | None = one.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)
+    value = one.callable
+    if value is None:
+        return None if one.expanding else process
+    if one.expanding:
+        raise TypeError(f"the parameter {one.key} of an IN cannot call for its list")
+    return lambda _then: value() if process is None else process(value())
 
 
 @dataclass

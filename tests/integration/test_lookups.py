@@ -2,14 +2,18 @@
 
 import asyncio
 import itertools
+import uuid
+from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import (
+    CHAR,
     ColumnElement,
     Dialect,
     Integer,
     TypeDecorator,
+    Uuid,
     bindparam,
     cast,
     column,
@@ -19,8 +23,10 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
+    tuple_,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.types import TypeEngine
 
 from opsplane.api.encoding import Encoded
 from opsplane.api.schemas import RunPage
@@ -28,7 +34,7 @@ from opsplane.auth.actors import Actor
 from opsplane.config import Pooler, Settings
 from opsplane.db import Database, directly, new_id, savepoint, sqlstate
 from opsplane.errors import InvalidInput, ServiceUnavailable
-from opsplane.lookups import Lookup, parameter
+from opsplane.lookups import Lookup, as_stored, parameter
 from opsplane.outbox import OutboxEvent
 from opsplane.queue import Queue
 from opsplane.runbooks.service import Plane
@@ -73,6 +79,48 @@ async def test_each_value_of_a_list_is_given_as_its_column_type_stores_it(plane:
     numbers = func.generate_series(1, 9).table_valued(column("number", Ticket())).render_derived()
     among = select(numbers.c.number).where(numbers.c.number.in_(["T-2", "T-5"]))
     assert [row["number"] for row in await plane.db.look(Lookup.of(among))] == [2, 5]
+
+
+async def test_values_of_a_list_of_rows_are_given_as_their_column_types_store_them(plane: Plane) -> None:
+    numbers = func.generate_series(1, 9).table_valued(column("number", Ticket())).render_derived()
+    among = tuple_(numbers.c.number, numbers.c.number).in_([("T-2", "T-2"), ("T-5", "T-6")])
+    found = await plane.db.look(Lookup.of(select(numbers.c.number).where(among)))
+    assert [row["number"] for row in found] == [2]
+
+
+class Badge(TypeDecorator[str]):
+    """A UUID where the database has such a type, and text elsewhere."""
+
+    impl = CHAR
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """As SQLAlchemy's own recipe of a GUID does it."""
+        return dialect.type_descriptor(Uuid() if dialect.name == "postgresql" else CHAR(32))
+
+
+def test_what_the_driver_takes_for_a_type_of_the_application_is_what_the_dialect_says() -> None:
+    assert isinstance(as_stored(Badge()), Uuid)
+    assert as_stored(Badge()).python_type is uuid.UUID
+    assert as_stored(Ticket()).python_type is int
+    assert isinstance(as_stored(Integer()), Integer)
+
+
+def test_a_list_that_is_called_for_is_refused() -> None:
+    with pytest.raises(TypeError, match="tickets"):
+        Lookup.of(select(literal(1)).where(literal(1).in_(bindparam("tickets", callable_=list, expanding=True))))
+
+
+async def test_a_session_that_has_committed_runs_nothing_on_a_connection_that_is_no_longer_its_own(
+    plane: Plane,
+) -> None:
+    async with plane.db.transaction() as tx:
+        await directly(tx.session, PID)
+        await tx.session.commit()
+        async with plane.db.transaction() as other:
+            await directly(other.session, PID)
+            with pytest.raises(InvalidRequestError):
+                await directly(tx.session, PID)
 
 
 async def test_a_value_that_is_called_for_is_called_for_each_time(plane: Plane) -> None:

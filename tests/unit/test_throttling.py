@@ -98,6 +98,12 @@ def test_sessions_at_work_are_averaged_over_the_last_five_readings() -> None:
     assert Reading(active=7).since(None).busy == 7
 
 
+def test_drains_that_all_had_to_stop_share_what_is_left_when_they_go_on() -> None:
+    stopped = Reading(at_work=0).since(Reading(at_work=3))
+    assert stopped.at_work == 3
+    assert Reading(at_work=1).since(stopped).at_work == 1
+
+
 BAD, MILD, WORST, SHARED = (Judgement(Signal.WAL_RATE, "much", least) for least in (BARELY, HALF, STOP, BARELY / 2))
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
 from opsplane.db import directly
 from opsplane.errors import ConfigurationError
+from opsplane.lookups import as_stored
 from opsplane.runbooks import counting, estimating, indexes
 from opsplane.runbooks.chunk import LOOK, Answer, Chunk, Cursor
 from opsplane.runbooks.counting import Rows
@@ -195,4 +196,7 @@ class RepairRunbook(Runbook):
         return key if isinstance(key, int) else str(key)
 
     def _decode(self, key: Any) -> Any:
-        return key if isinstance(key, int) else self._key.type.python_type(key)
+        if isinstance(key, int):
+            return key
+        stored = as_stored(self._key.type).python_type
+        return getattr(stored, "fromisoformat", stored)(key)

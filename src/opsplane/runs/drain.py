@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 SLICE_S = 60
 BEGIN_S = 5  # tenants of a large run take seconds to be written down
+LOOK_AGAIN_S = 0.01
 SUSPECT_S = 0.5  # a suspect that waited for its turn with a lease would be blamed for the next death
 
 
@@ -152,7 +153,7 @@ class Drainer:
                 status = await session.scalar(select(OperationRun.status).where(OperationRun.id == run_id))
             if status != Status.QUEUED:
                 return
-            await asyncio.sleep(BEGIN_S / 500)
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _settle(self, run_id: uuid.UUID) -> None:
         async with self.db.transaction() as tx:

@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.config import Settings
-from opsplane.runs.models import OperationRunItem
+from opsplane.runs.models import OperationRunItem, is_now
 from opsplane.runs.states import ItemState
 
 MEGABYTE = 1024 * 1024
 REMEMBERED = 5
 
-AT_WORK = select(func.count(OperationRunItem.leased_by.distinct())).where(OperationRunItem.state == ItemState.RUNNING)
+item = OperationRunItem
+AT_WORK = select(func.count(tuple_(item.leased_by, item.lease_until).distinct())).where(is_now(ItemState.RUNNING))
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Reading:
     """The health of a database at one moment.
 
     `vacuums` says of tables whether it is against wraparound; `earlier` is `active` of the readings before, the last
-    one last; `at_work` are workers that have tenants in hand, which is asked only where it counts.
+    one last; `at_work` are drains that have tenants in hand, which is asked only where it counts.
     """
 
     at: float = 0
@@ -58,7 +59,8 @@ class Reading:
         """The same, with what can only be told from several of them."""
         if before is None:
             return self
-        told = replace(self, earlier=(*before.earlier, before.active)[1 - REMEMBERED :])
+        earlier = (*before.earlier, before.active)[1 - REMEMBERED :]
+        told = replace(self, earlier=earlier, at_work=self.at_work or before.at_work)  # while all wait, none is at work
         if self.wal_mb is None or before.wal_mb is None or self.at <= before.at:
             return told
         return replace(told, wal_mb_s=max(0, self.wal_mb - before.wal_mb) / (self.at - before.at))

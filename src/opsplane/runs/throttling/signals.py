@@ -78,7 +78,7 @@ def wal_rate(reading: Reading, limit_mb_s: float) -> Judgement | None:
 def active_connections(reading: Reading, limit: int) -> Judgement | None:
     """More sessions of others are executing something than the machine is meant for.
 
-    What all workers together take from them is what counts, so they share the time that is left to a run.
+    What all drains together take from them is what counts, so they share the time that is left.
     """
     if not limit or reading.busy <= limit:
         return None

@@ -77,7 +77,7 @@ class Throttle:
                 log.warning("throttle_blind", error=first_line(error))
             self._blind = True
         else:
-            self._last, self._blind = read.since(self._last), False
+            self._last, self._blind = read.since(None if anew else self._last), False
         if anew:
             self._verdicts.clear()
         for table in self._verdicts:
