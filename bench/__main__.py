@@ -52,17 +52,23 @@ async def _measure(parts: list[str], bench: Bench) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; without any, all but peers")
-    parser.add_argument("--rows", type=int, help="findings")
-    parser.add_argument("--tenants", type=int)
-    parser.add_argument("--repeats", type=int, help="of each contestant")
+    parser.add_argument("--rows", type=_amount, help="findings")
+    parser.add_argument("--tenants", type=_amount)
+    parser.add_argument("--repeats", type=_amount, help="of each contestant")
     parser.add_argument("--seconds", type=float, help="of each measurement that goes by time")
-    parser.add_argument("--clients", type=int, help="that start runs at once")
+    parser.add_argument("--clients", type=_amount, help="that start runs at once")
     parser.add_argument("--results", type=Path, help="file to which lines of JSON are added")
     parser.add_argument("--peers", action="store_true", help="measure the peers as well, which installs them")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}")
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     return given
+
+
+def _amount(given: str) -> int:
+    if int(given) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(given)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _say(report: Report, before: Content, shape: Shape, times: dict[str, Times])
     for name, its in times.items():
         report.say(f"  {name:9}{figures.spread(its.seconds)}  {figures.chunks(its.chunks_s)}")
     ratio, noise = figures.ratio(ours.seconds, theirs.seconds), figures.noise(theirs.seconds)
-    report.say(f"  ratio {ratio:.2f} (goal <= 1.10); the script's own slowest / fastest {noise:.2f}")
+    report.say(f"  ratio {ratio:.2f} (goal <= 1.10); noise: the script's own slowest / fastest {noise:.2f}")
 
 
 async def _by_script(bench: Bench, shape: Shape) -> tuple[int, float, list[float]]:

@@ -59,7 +59,7 @@ async def _measure(bench: Bench, shape: Shape, installation: Installation, how: 
         bench.report.keep("preflight", contestant=name, how=how, ms=ones, findings=shape.rows)
         bench.report.say(f"    {name:9}{figures.spread(ones, 'ms', digits=1)}")
     ratio, noise = figures.ratio(took[OPSPLANE], took[BARE]), figures.noise(took[BARE])
-    bench.report.say(f"    ratio {ratio:.2f} (goal <= 1.20); the bare count's own slowest / fastest {noise:.2f}")
+    bench.report.say(f"    ratio {ratio:.2f} (goal <= 1.20); noise: the bare count's own slowest / fastest {noise:.2f}")
     await _say_estimate(bench, shape, installation, how)
 
 

@@ -57,7 +57,7 @@ def _say(bench: Bench, heard: dict[str, list[Heard]]) -> None:
         )
     per_s = {name: [one.per_s for one in ones] for name, ones in heard.items()}
     ratio, noise = figures.ratio(per_s["opsplane"], per_s["bare"]), figures.noise(per_s["bare"])
-    bench.report.say(f"  ratio {ratio:.2f} (goal >= 0.70); the bare endpoint's fastest / slowest {noise:.2f}")
+    bench.report.say(f"  ratio {ratio:.2f} (goal >= 0.70); noise: the bare endpoint's fastest / slowest {noise:.2f}")
 
 
 async def _fill(db: asyncpg.Connection, rows: int) -> None:

@@ -50,7 +50,9 @@ async def measure(bench: Bench) -> None:
         bench.report.keep("start", contestant=name, p50_ms=middle, p99_ms=p99[name], clients=bench.asked.clients)
         bench.report.say(f"  {name:9}p50 {figures.spread(middle, 'ms')}  p99 {figures.spread(p99[name], 'ms')}")
     ratio, noise = figures.ratio(p99["opsplane"], p99["raw"]), figures.noise(p99["raw"])
-    bench.report.say(f"  ratio of p99 {ratio:.2f} (goal <= 2); the statements' own slowest / fastest {noise:.2f}")
+    bench.report.say(
+        f"  ratio of p99 {ratio:.2f} (goal <= 2); noise: the statements' own slowest / fastest {noise:.2f}"
+    )
 
 
 async def _expect(bench: Bench, runs: int) -> None:

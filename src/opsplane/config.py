@@ -219,6 +219,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _connections(self) -> Self:
+        if self.worker_concurrency >= self.pool_size:
+            raise ValueError("OPSPLANE_POOL_SIZE must be larger than OPSPLANE_WORKER_CONCURRENCY")
+        return self
+
+    @model_validator(mode="after")
     def _mail(self) -> Self:
         if self.smtp_url is not None and self.mail_from is None:
             raise ValueError("OPSPLANE_SMTP_URL needs OPSPLANE_MAIL_FROM, the address that mail comes from")

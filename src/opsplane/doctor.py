@@ -112,7 +112,8 @@ async def _workers(plane: Plane) -> tuple[bool, str]:
 
 
 async def _throttle(plane: Plane) -> tuple[bool, str]:
-    return await checkup.examine(plane.db, plane.settings)
+    well, said = await checkup.examine(plane.db, plane.settings)
+    return well, said + await checkup.slowed_down(plane.db) if await migrate.is_current(plane.db) else said
 
 
 async def _alerts(plane: Plane) -> tuple[bool, str]:

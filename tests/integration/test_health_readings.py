@@ -13,13 +13,14 @@ from opsplane.auth.actors import Actor
 from opsplane.db import new_id
 from opsplane.runbooks.service import Plane
 from opsplane.runs import leases, lifecycle
-from opsplane.runs.throttling import checkup, readings, signals
+from opsplane.runs.throttling import checkup, marks, readings, signals
 from opsplane.runs.throttling.readings import Reading
 from opsplane.runs.throttling.signals import Signal
 from opsplane.tenants.models import Tenant
 from tests import support
 from tests.integration.test_processes import until
 
+CALM = "nothing to slow down for, by the limits set here"
 Session = Callable[[str], Awaitable[Any]]
 
 
@@ -180,7 +181,7 @@ async def test_a_role_without_privileges_reads_as_well_and_the_doctor_says_what_
 
 
 async def test_the_doctor_says_what_it_would_do_now(plane: Plane, session: Session) -> None:
-    assert await checkup.examine(plane.db, plane.settings) == (True, "on; now: nothing to slow down for")
+    assert await checkup.examine(plane.db, plane.settings) == (True, f"on; now: {CALM}")
     off = plane.settings.model_copy(update={"throttle": False})
     assert (await checkup.examine(plane.db, off))[1].startswith("off: ")
     busy = [asyncio.ensure_future((await session("shop")).execute("SELECT pg_sleep(60)")) for _ in range(2)]
@@ -189,3 +190,17 @@ async def test_the_doctor_says_what_it_would_do_now(plane: Plane, session: Sessi
     assert (await checkup.examine(plane.db, strict))[1] == "on; now: 2 other sessions are executing something"
     for one in busy:
         await ended(one)
+
+
+async def test_the_doctor_counts_runs_that_workers_slow_down_by_limits_of_their_own(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = (await support.start(plane, operator, "test.effects.plain")).run.id
+    async with plane.db.transaction() as tx:
+        await lifecycle.begin(tx.session, run_id)
+    assert await checkup.slowed_down(plane.db) == ""
+    async with plane.db.transaction() as tx:
+        await marks.put(tx.session, run_id, "4 other sessions are executing something")
+    assert await checkup.slowed_down(plane.db) == (
+        ". Workers slow down or hold up 1 of the runs: opsplane runs list --status running"
+    )

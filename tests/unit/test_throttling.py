@@ -96,6 +96,7 @@ def test_sessions_at_work_are_averaged_over_the_last_five_readings() -> None:
         reading = Reading(active=active).since(reading)
     assert (reading.earlier, reading.busy) == ((1, 2, 3, 4), 3)
     assert Reading(active=7).since(None).busy == 7
+    assert Reading(at=60, active=7).since(reading).busy == 7  # what was before somebody looked again is long ago
 
 
 def test_drains_that_all_had_to_stop_share_what_is_left_when_they_go_on() -> None:

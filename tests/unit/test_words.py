@@ -28,6 +28,7 @@ def test_progress_is_in_rows_once_a_preflight_counted_them_else_in_tenants() -> 
 def test_the_time_left_is_told_only_of_a_run_that_goes_on_and_has_begun_in_earnest() -> None:
     assert words.pace(Status.RUNNING, 410.4, 61.0, 0.3) == "410 rows/s, about 1 min 1 s left"
     assert words.pace(Status.RUNNING, 410.4, 61.0, 0.04) == "410 rows/s"
+    assert words.pace(Status.RUNNING, 410.4, 61.0, 0.3, throttled=True) == "410 rows/s"
     assert words.pace(Status.PAUSED, 410.4, 61.0, 0.3) == ""
     assert words.pace(Status.QUEUED, None, None, 0) == ""
 

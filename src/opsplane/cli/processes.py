@@ -25,6 +25,8 @@ def up(
         logs.configure(settings)
         serving.refuse_taken(host, port)
         output.note(f"opsplane listens on http://{host}:{port}. Stop it with Ctrl-C.")
+        if "base_url" not in settings.model_fields_set and not settings.base_url.endswith(f":{port}"):
+            output.note(f"Links will start with {settings.base_url}; set OPSPLANE_BASE_URL=http://localhost:{port}.")
         serving.up(settings, host=host, port=port, workers=workers)
 
 

@@ -126,7 +126,9 @@ def _progress(run: RunRow, status: Status, outcome: Outcome, counts: Mapping[str
         "rows_per_s": rate,
         "eta_s": eta_s,
         "said": words.said(status, counts, affected, fraction, estimated=run["estimated"]),
-        "pace": words.pace(status, rate, eta_s, fraction, quiet_s=pulse.quiet_s),
+        "pace": words.pace(
+            status, rate, eta_s, fraction, quiet_s=pulse.quiet_s, throttled=run["throttled_reason"] is not None
+        ),
     }
 
 

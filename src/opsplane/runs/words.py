@@ -99,12 +99,18 @@ def said(
 
 
 def pace(
-    status: Status, rows_per_s: float | None, eta_s: float | None, fraction: float, *, quiet_s: float | None = None
+    status: Status,
+    rows_per_s: float | None,
+    eta_s: float | None,
+    fraction: float,
+    *,
+    quiet_s: float | None = None,
+    throttled: bool = False,
 ) -> str:
     """How fast it is, and how long it still takes, once that can be told; or for how long nothing has moved."""
     if status is Status.RUNNING and quiet_s is not None and quiet_s >= QUIET_AFTER_S:
         return f"nothing for {duration(quiet_s * 1000)}"
     parts = [f"{number(rows_per_s)} rows/s"] if rows_per_s and status is not Status.PAUSED else []
-    if eta_s is not None and fraction >= PACE_AFTER and status is Status.RUNNING:
+    if eta_s is not None and fraction >= PACE_AFTER and status is Status.RUNNING and not throttled:
         parts.append(f"about {duration(eta_s * 1000)} left" if eta_s >= 1 else "less than 1 s left")
     return ", ".join(parts)

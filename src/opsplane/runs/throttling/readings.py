@@ -15,7 +15,7 @@ from opsplane.runs.models import OperationRunItem, is_now
 from opsplane.runs.states import ItemState
 
 MEGABYTE = 1024 * 1024
-REMEMBERED = 5
+REMEMBERED, RECENT_S = 5, 5
 
 item = OperationRunItem
 AT_WORK = select(func.count(tuple_(item.leased_by, item.lease_until).distinct())).where(is_now(ItemState.RUNNING))
@@ -57,8 +57,8 @@ class Reading:
 
     def since(self, before: "Reading | None") -> "Reading":
         """The same, with what can only be told from several of them."""
-        if before is None:
-            return self
+        if before is None or self.at - before.at > RECENT_S:
+            return self  # nobody asked meanwhile, as nobody was at work
         earlier = (*before.earlier, before.active)[1 - REMEMBERED :]
         told = replace(self, earlier=earlier, at_work=self.at_work or before.at_work)  # while all wait, none is at work
         if self.wal_mb is None or before.wal_mb is None or self.at <= before.at:

@@ -77,7 +77,7 @@ class Throttle:
                 log.warning("throttle_blind", error=first_line(error))
             self._blind = True
         else:
-            self._last, self._blind = read.since(None if anew else self._last), False
+            self._last, self._blind = read.since(self._last), False
         if anew:
             self._verdicts.clear()
         for table in self._verdicts:
@@ -106,7 +106,7 @@ class Throttle:
         else:
             self._told[run_id] = Told(verdict, time.monotonic())
         if told is None or told.verdict.level is not verdict.level or told.verdict.signal is not verdict.signal:
-            log.info("run_throttled", run_id=str(run_id), level=verdict.level, reason=verdict.reason)
+            log.info("run_throttled", run_id=str(run_id), pace=verdict.level, reason=verdict.reason)
         await self._write(run_id, verdict.reason)
 
     async def _write(self, run_id: uuid.UUID, reason: str | None) -> None:

@@ -1,0 +1,59 @@
+"""Keys of rows in a run's cursor: they go through JSON, and come back as the driver takes them."""
+
+import json
+import uuid
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, Date, DateTime, Dialect, Integer, Numeric, Text, TypeDecorator, Uuid
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.types import TypeEngine
+
+from opsplane.runbooks.base import RepairRunbook
+
+
+class Ticket(TypeDecorator[str]):
+    """A number in the database, `T-7` in the application."""
+
+    impl = Integer
+    cache_ok = True
+    python_type = str
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
+        """Without the prefix."""
+        return None if value is None else int(value.removeprefix("T-"))
+
+
+def runbook(key: TypeEngine[Any]) -> RepairRunbook:
+    class Base(DeclarativeBase):
+        pass
+
+    class Row(Base):
+        __tablename__ = "rows"
+        id = mapped_column(key, primary_key=True)
+        tenant_id = mapped_column(Uuid())
+        state = mapped_column(Text())
+
+    class Repair(RepairRunbook):
+        key = "test.cursors"
+        table = Row
+
+        def wrong(self) -> Any:
+            return Row.state.is_(None)
+
+        def right(self) -> Any:
+            return {Row.state: "new"}
+
+    return Repair()
+
+
+@pytest.mark.parametrize(("type_", "stored"), [
+    (BigInteger(), 2**40), (Uuid(), uuid.UUID(int=7)), (Text(), "a:7"), (Numeric(), Decimal("1.50")),
+    (Date(), date(2026, 11, 22)), (DateTime(timezone=True), datetime(2026, 11, 22, 7, 30, 1, 5, tzinfo=UTC)),
+    (Ticket(), 7),
+], ids=lambda given: type(given).__name__)  # fmt: skip
+def test_a_key_comes_back_from_a_cursor_as_the_driver_gave_it(type_: TypeEngine[Any], stored: object) -> None:
+    repair = runbook(type_)
+    assert repair._decode(json.loads(json.dumps(repair._encode(stored)))) == stored
