@@ -22,6 +22,8 @@ from opsplane.runs.drain import Drained, Drainer
 from opsplane.runs.models import OperationRunItem
 from opsplane.runs.throttling import marks, pacer, readings, throttle
 from opsplane.runs.throttling.readings import Reading, Replica
+from opsplane.runs.throttling.throttle import Throttle
+from opsplane.runs.throttling.verdicts import Level
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.integration.conftest import Commands
@@ -267,6 +269,25 @@ async def test_a_healthy_run_writes_nothing_of_it_and_asks_once_for_many_chunks(
     await asyncio.gather(*(worker.drain(run_id) for _ in range(3)))
     assert health.asked == 1
     assert (await support.show(plane, run_id)).outcome == "succeeded"
+
+
+async def test_a_run_that_begins_among_others_looks_five_times_first(
+    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active = iter([0, 4, 0, 4, 0])  # on average 1.6; the first and the last look see nobody
+
+    async def read(*_: object) -> Reading:
+        return Reading(active=next(active))
+
+    monkeypatch.setattr(readings, "read", read)
+    monkeypatch.setattr(throttle, "READ_EVERY_S", 60)
+    monkeypatch.setattr(throttle, "LOOK_APART_S", 0)
+    careful = support.drainer(plane).throttle
+    limited = Throttle(plane.db, plane.settings.model_copy(update={"throttle_active_connections": 1}), careful._hints)
+    run_id = await support.begun(plane, operator)
+    assert (await limited.look(run_id, None)).level is Level.SLOW
+    assert next(active, None) is None
+    assert (await limited.look(run_id, None)).reason == "1.6 other sessions are executing something"
 
 
 async def test_what_is_switched_off_does_not_even_ask(

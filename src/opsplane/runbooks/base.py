@@ -2,7 +2,7 @@
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -198,5 +198,10 @@ class RepairRunbook(Runbook):
     def _decode(self, key: Any) -> Any:
         if isinstance(key, int):
             return key
+        return self._stored(key)
+
+    @cached_property
+    def _stored(self) -> Callable[[str], Any]:
         stored = as_stored(self._key.type).python_type
-        return getattr(stored, "fromisoformat", stored)(key)
+        read: Callable[[str], Any] = getattr(stored, "fromisoformat", stored)
+        return read

@@ -1,5 +1,6 @@
 """The throttle of a worker process: one reading every few seconds for all of its drains, and what follows for each."""
 
+import asyncio
 import time
 import uuid
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 
 READ_EVERY_S = 2.0
 READ_WITHIN_S = 1.0
+LOOK_APART_S = 0.1
 TELL_EVERY_S = 5.0
 FORGET_AFTER_S = 30.0
 GO = Verdict()
@@ -68,6 +70,19 @@ class Throttle:
         return verdict
 
     async def _read(self, *, anew: bool) -> None:
+        await self._ask()
+        if anew and self._settings.throttle_active_connections:
+            for _ in range(1, readings.REMEMBERED):  # one look alone tells nothing of how many are at work on average
+                await asyncio.sleep(LOOK_APART_S)
+                await self._ask()
+        if anew:
+            self._verdicts.clear()
+        for table in self._verdicts:
+            self._judge(table)
+        self._measure()
+        self._told = {run: told for run, told in self._told.items() if time.monotonic() - told.at < FORGET_AFTER_S}
+
+    async def _ask(self) -> None:
         try:
             async with self._db.reading(timeout_s=READ_WITHIN_S) as session:
                 read = await readings.read(session, self._settings)
@@ -78,12 +93,6 @@ class Throttle:
             self._blind = True
         else:
             self._last, self._blind = read.since(self._last), False
-        if anew:
-            self._verdicts.clear()
-        for table in self._verdicts:
-            self._judge(table)
-        self._measure()
-        self._told = {run: told for run, told in self._told.items() if time.monotonic() - told.at < FORGET_AFTER_S}
 
     def _judge(self, table: str | None) -> None:
         found = [] if self._last is None else signals.judge(self._last, table, self._settings)
