@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 from opsplane.auth.actors import Actor
 from opsplane.db import new_id
 from opsplane.runbooks.service import Plane
-from opsplane.runs import leases, lifecycle
+from opsplane.runs import leases
 from opsplane.runs.throttling import checkup, marks, readings, signals
 from opsplane.runs.throttling.readings import Reading
 from opsplane.runs.throttling.signals import Signal
@@ -67,9 +67,8 @@ async def test_a_database_without_trouble_is_healthy_and_read_in_one_statement(p
 async def test_workers_with_tenants_in_hand_are_counted_where_they_share_what_is_left(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = (await support.start(plane, operator, "test.effects.plain")).run.id
+    run_id = await support.begun(plane, operator)
     async with plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run_id)
         assert await leases.claim_some(tx.session, run_id, new_id(), 2, lease_s=20)
         await support.claimed(tx.session, run_id)
     assert (await read(plane, throttle_active_connections=1)).at_work == 2
@@ -195,9 +194,7 @@ async def test_the_doctor_says_what_it_would_do_now(plane: Plane, session: Sessi
 async def test_the_doctor_counts_runs_that_workers_slow_down_by_limits_of_their_own(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
-    run_id = (await support.start(plane, operator, "test.effects.plain")).run.id
-    async with plane.db.transaction() as tx:
-        await lifecycle.begin(tx.session, run_id)
+    run_id = await support.begun(plane, operator)
     assert await checkup.slowed_down(plane.db) == ""
     async with plane.db.transaction() as tx:
         await marks.put(tx.session, run_id, "4 other sessions are executing something")

@@ -42,6 +42,7 @@ from opsplane.runs import views
 from opsplane.runs.states import Outcome, Status
 from opsplane.tenants.models import Tenant
 from tests import support
+from tests.tickets import Ticket
 from tests.web import Doors, doors, platform_user, token
 
 PID = Lookup.of(select(func.pg_backend_pid().label("pid")))
@@ -52,17 +53,6 @@ ALWAYS_ON = ("runbook", "status", "outcome", "tenant_id", "source", "within", "n
 async def test_a_parameter_is_given_each_time_and_a_constant_stays(plane: Plane) -> None:
     assert [row["sum"] for row in await plane.db.look(ECHO, given=41)] == [42]
     assert [row["sum"] for row in await plane.db.look(ECHO, given=1)] == [2]
-
-
-class Ticket(TypeDecorator[str]):
-    """A number in the database, `T-7` in the application."""
-
-    impl = Integer
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
-        """Without the prefix."""
-        return None if value is None else int(value.removeprefix("T-"))
 
 
 def of_ticket(given: ColumnElement[str]) -> Lookup:

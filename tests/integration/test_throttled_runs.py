@@ -282,8 +282,8 @@ async def test_a_run_that_begins_among_others_looks_five_times_first(
     monkeypatch.setattr(readings, "read", read)
     monkeypatch.setattr(throttle, "READ_EVERY_S", 60)
     monkeypatch.setattr(throttle, "LOOK_APART_S", 0)
-    careful = support.drainer(plane).throttle
-    limited = Throttle(plane.db, plane.settings.model_copy(update={"throttle_active_connections": 1}), careful._hints)
+    strict = plane.settings.model_copy(update={"throttle_active_connections": 1})
+    limited = Throttle(plane.db, strict, plane.queue.hints)
     run_id = await support.begun(plane, operator)
     assert (await limited.look(run_id, None)).level is Level.SLOW
     assert next(active, None) is None

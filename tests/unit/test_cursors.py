@@ -7,23 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Date, DateTime, Dialect, Integer, Numeric, Text, TypeDecorator, Uuid
+from sqlalchemy import BigInteger, Date, DateTime, Numeric, Text, Uuid
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import TypeEngine
 
 from opsplane.runbooks.base import RepairRunbook
-
-
-class Ticket(TypeDecorator[str]):
-    """A number in the database, `T-7` in the application."""
-
-    impl = Integer
-    cache_ok = True
-    python_type = str
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
-        """Without the prefix."""
-        return None if value is None else int(value.removeprefix("T-"))
+from tests.tickets import Ticket
 
 
 def runbook(key: TypeEngine[Any]) -> RepairRunbook:
