@@ -63,9 +63,9 @@ async def test_a_connection_that_was_cut_off_just_now_is_replaced_without_a_word
 
 async def test_the_connection_used_last_is_used_next(plane: Plane) -> None:
     async with plane.db.transaction() as first:
-        async with plane.db.transaction() as second:
-            await pid_of(second)
         warm = await pid_of(first)
+        async with plane.db.transaction() as second:
+            assert await pid_of(second) != warm
     for _ in range(3):
         async with plane.db.transaction() as tx:
             assert await pid_of(tx) == warm
