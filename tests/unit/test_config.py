@@ -29,6 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> config.Sett
         ({"OPSPLANE_REDIS_URL": "redis://h:abc"}, "OPSPLANE_REDIS_URL: is not an address"),
         ({"OPSPLANE_REDIS_URL": "http://x"}, "OPSPLANE_REDIS_URL: must start with redis://"),
         ({"OPSPLANE_POOL_SIZE": "0"}, "OPSPLANE_POOL_SIZE"),
+        ({"OPSPLANE_POOL_SIZE": "4", "OPSPLANE_WORKER_CONCURRENCY": "4"}, "OPSPLANE_POOL_SIZE must be larger"),
         ({"OPSPLANE_LOG_LEVEL": "LOUD"}, "OPSPLANE_LOG_LEVEL: must be DEBUG"),
         ({"OPSPLANE_BASE_URL": "ops.example"}, "OPSPLANE_BASE_URL: must start with http://"),
         ({"OPSPLANE_ENV": "staging"}, "OPSPLANE_ENV"),
