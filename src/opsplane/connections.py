@@ -174,16 +174,6 @@ async def allow(session: AsyncSession, seconds: float) -> None:
         driver.patience_s = seconds + MARGIN_S
 
 
-async def set_local(session: AsyncSession, setting: str) -> None:
-    """Set something for the rest of the session's transaction; in the round trip of its BEGIN, if it is yet to come."""
-    connection = await session.connection()
-    driver = driver_of(connection.sync_connection)
-    if driver is None or driver.is_in_transaction():
-        await connection.exec_driver_sql(f"SET LOCAL {setting}")
-    else:
-        driver.opening += f"SET LOCAL {setting};"
-
-
 def _document(binary: bytes) -> Any:
     return orjson.loads(memoryview(binary)[1:])  # a version, then text
 

@@ -1,8 +1,8 @@
 """The database: engine, mapping base, and the transaction that every door opens."""
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -17,9 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
-from opsplane import connections
+from opsplane import connections, direct
 from opsplane.config import Pooler, Settings
-from opsplane.connections import Watched
+from opsplane.direct import Bare, Session
 from opsplane.errors import InvalidInput, OpsplaneError, ServiceUnavailable
 from opsplane.lookups import Lookup, Lookups, Rows
 
@@ -37,7 +37,7 @@ NOT_THERE = (
     asyncpg.CannotConnectNowError,
     asyncpg.InternalClientError,  # of a connection that was lost in the middle of something
 )
-AFTER_COMMIT, DRIVER = "after_commit", "driver"
+AFTER_COMMIT = "after_commit"
 MOST_LOOKUPS = 4  # at once: they are short, and more of them than that keep no server busier
 VERSION_TABLE = "opsplane_schema_version"  # beside the application's own alembic_version
 
@@ -119,6 +119,15 @@ class Database:
             await send()
 
     @asynccontextmanager
+    async def bare(self) -> AsyncIterator[Bare]:
+        """The same for `Lookup`s only: it costs a fraction of a transaction that has a session."""
+        then: list[Callable[[], Awaitable[None]]] = []
+        async with translate_unreachable(), direct.bare(self.engine, {AFTER_COMMIT: then}) as bare:
+            yield bare
+        for send in then:
+            await send()
+
+    @asynccontextmanager
     async def reading(self, *, timeout_s: float | None = None) -> AsyncIterator[AsyncSession]:
         """A READ ONLY transaction; a statement over `timeout_s` is cancelled by the database."""
         async with translate_unreachable(), self._sessions() as session:
@@ -149,69 +158,20 @@ class Database:
         await self.engine.dispose()
 
 
-async def directly(session: AsyncSession, wanted: Lookup, **given: Any) -> Rows:
-    """The rows of a statement in the session's transaction, by name: past SQLAlchemy, for what is hot.
-
-    Raises:
-        DBAPIError: as SQLAlchemy would.
-    """
-    arguments = wanted.arguments(given)
-    driver = await _driver(session)
-    if not driver.is_in_transaction():  # SQLAlchemy begins it, with the first statement that it sees
-        ran = await (await session.connection()).exec_driver_sql(wanted.sql, tuple(arguments))
-        return list(ran.mappings()) if ran.returns_rows else []
-    with _asking(driver):
-        return list(await driver.fetch(wanted.sql, *arguments))
-
-
 @asynccontextmanager
 async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
     """What fails inside undoes no more than itself."""
-    await _run(session, "SAVEPOINT attempt")
+    await direct.run(session, "SAVEPOINT attempt")
     try:
         yield
     except BaseException as error:
         if not is_unreachable(error):
-            await _run(session, "ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt")
+            await direct.run(session, "ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt")
         raise
-    await _run(session, "RELEASE SAVEPOINT attempt")
+    await direct.run(session, "RELEASE SAVEPOINT attempt")
 
 
-async def _run(session: AsyncSession, sql: str) -> None:
-    driver = await _driver(session)
-    if not driver.is_in_transaction():
-        await (await session.connection()).exec_driver_sql(sql)
-        return
-    with _asking(driver):
-        await driver.execute(sql)
-
-
-async def _driver(session: AsyncSession) -> Watched:
-    driver = session.info.get(DRIVER)
-    if (
-        driver is None or not session.in_transaction()
-    ):  # as when somebody has committed, and the connection is another's
-        driver = connections.driver_of((await session.connection()).sync_connection)
-        assert driver is not None, "the connection is lost"
-        session.info[DRIVER] = driver
-    return driver
-
-
-@contextmanager
-def _asking(driver: Watched) -> Iterator[None]:
-    driver.expect_answer(driver.patience_s)
-    try:
-        yield
-        driver.answered()
-    except asyncpg.PostgresError as error:
-        raise DBAPIError(None, None, error) from error
-    except asyncpg.InterfaceError as error:
-        raise ConnectionError(str(error)) from error
-    finally:
-        driver.expect_answer(None)
-
-
-def after_commit(session: AsyncSession, act: Callable[[], Awaitable[None]]) -> None:
+def after_commit(session: Session, act: Callable[[], Awaitable[None]]) -> None:
     """Add to a transaction's `after_commit`, for those who are given its session alone."""
     session.info[AFTER_COMMIT].append(act)
 

@@ -1,7 +1,7 @@
 """Lookups: single statements that only read, each a transaction of its own, straight to the driver.
 
 What every request needs, such as who asks, would spend more on a session, its BEGIN and its COMMIT than on itself.
-Statements in this form also run in a session's transaction, where they may write: see `db.directly`.
+Statements in this form also run in a session's transaction, where they may write: see `direct.directly`.
 """
 
 import asyncio

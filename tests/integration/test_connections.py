@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from opsplane import connections
+from opsplane import connections, direct
 from opsplane.connections import Watched
 from opsplane.db import Transaction
 from opsplane.runbooks.service import Plane
@@ -76,7 +76,7 @@ async def test_a_local_setting_holds_for_one_transaction(plane: Plane, begun: bo
     async with plane.db.transaction() as tx:
         if begun:
             await pid_of(tx)
-        await connections.set_local(tx.session, "lock_timeout = '7s'")
+        await direct.set_local(tx.session, "lock_timeout = '7s'")
         assert await lock_timeout_of(tx) == "7s"
         before = await pid_of(tx)
     async with plane.db.transaction() as tx:

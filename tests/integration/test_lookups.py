@@ -32,7 +32,8 @@ from opsplane.api.encoding import Encoded
 from opsplane.api.schemas import RunPage
 from opsplane.auth.actors import Actor
 from opsplane.config import Pooler, Settings
-from opsplane.db import Database, directly, new_id, savepoint, sqlstate
+from opsplane.db import Database, new_id, savepoint, sqlstate
+from opsplane.direct import directly
 from opsplane.errors import InvalidInput, ServiceUnavailable
 from opsplane.lookups import Lookup, as_stored, parameter
 from opsplane.outbox import OutboxEvent

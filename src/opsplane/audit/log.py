@@ -14,7 +14,8 @@ from opsplane.audit import alarm, metrics, signing, spool
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
-from opsplane.db import directly, first_line, is_unreachable, new_id, savepoint
+from opsplane.db import first_line, is_unreachable, new_id, savepoint
+from opsplane.direct import directly
 from opsplane.errors import ServiceUnavailable
 from opsplane.lookups import Lookup
 

@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Select, Uuid, bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
-from opsplane.db import directly
+from opsplane.direct import Session, directly
 from opsplane.errors import ConfigurationError
-from opsplane.lookups import as_stored
+from opsplane.lookups import Lookup, as_stored
 from opsplane.runbooks import counting, estimating, indexes
 from opsplane.runbooks.chunk import LOOK, Answer, Chunk, Cursor
 from opsplane.runbooks.counting import Rows
@@ -23,6 +23,7 @@ from opsplane.runbooks.statements import Statements
 from opsplane.tenants.models import Tenant
 
 BITE = 2000  # rows of one statement: what it read is then still in the processor's cache when it is written
+PARTS = ("apply", "apply_together", "residue")  # of a chunk
 TOGETHER = 64  # tenants of one statement, as each row's tenant is looked up among them
 
 
@@ -72,6 +73,16 @@ class Runbook(ABC):
         """Whether the tenant still has rows to repair after its last chunk; it is then gone over again."""
         return False
 
+    @property
+    def most_rows(self) -> int | None:
+        """More than that in one transaction gain nothing; None if that is not known."""
+        return None
+
+    @property
+    def needs_session(self) -> bool:
+        """Whether its chunks ask SQLAlchemy for anything; what does not is spared that."""
+        return True
+
     @classmethod
     def check(cls) -> None:
         """Refuse what cannot run safely, at start-up.
@@ -114,7 +125,7 @@ class RepairRunbook(Runbook):
         """What its preflight looks at; of every tenant, if none are named."""
         return Rows(self.table, self._tenant, self.wrong(), select(Tenant.id) if tenants is None else tenants)
 
-    async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+    async def apply(self, session: Session, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         """The next `limit` wrong rows of the tenant by primary key, among its next `LOOK * limit`, bite by bite.
 
         The tenant is proven right if every row that was found wrong was changed, and is right now.
@@ -124,17 +135,17 @@ class RepairRunbook(Runbook):
             done = done.then(await self._bite(session, tenant, done.cursor, min(limit - done.took, BITE)))
         return done
 
-    async def apply_together(self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
+    async def apply_together(self, session: Session, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
         """As many of them as one statement can finish, and the beginning of the next one."""
         return await self._repair(session, tenants[:TOGETHER], min(limit, BITE))
 
-    async def _bite(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+    async def _bite(self, session: Session, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         if cursor is None:
             return (await self._repair(session, [tenant], limit))[0]
         return (await self._repair(session, [tenant], limit, cursor["after"]))[0].knowing(cursor)
 
     async def _repair(
-        self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int, after: Any = None
+        self, session: Session, tenants: Sequence[uuid.UUID], limit: int, after: Any = None
     ) -> list[Chunk]:
         given: dict[str, Any] = {"tenants": list(tenants), "limit": limit, "window": limit * LOOK}
         if after is None:
@@ -144,9 +155,20 @@ class RepairRunbook(Runbook):
         rows = await directly(session, statement, **given)
         return Answer(rows, len(tenants), limit).chunks(self._encode)
 
-    async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:
+    async def residue(self, session: Session, tenant: uuid.UUID) -> bool:
         """The proof: does the selector still find a row of this tenant?"""
-        return bool(await session.scalar(self._proof, {"tenant": tenant}))
+        [row] = await directly(session, self._proof, tenant=tenant)
+        return bool(row["found"])
+
+    @property
+    def most_rows(self) -> int | None:
+        """Those of one statement; in long transactions WAL fills its buffers, and dead rows stay."""
+        return None if self.needs_session else BITE
+
+    @property
+    def needs_session(self) -> bool:
+        """Only if its author has written a part of the chunk by hand."""
+        return any(getattr(type(self), part) is not getattr(RepairRunbook, part) for part in PARTS)
 
     @classmethod
     def check(cls) -> None:
@@ -184,8 +206,9 @@ class RepairRunbook(Runbook):
         return here
 
     @cached_property
-    def _proof(self) -> Select[bool]:
-        return select(exists(select(1).select_from(self.table).where(self._here, self._wrong)))
+    def _proof(self) -> Lookup:
+        found = exists(select(1).select_from(self.table).where(self._here, self._wrong))
+        return Lookup.of(select(found.label("found")))
 
     @cached_property
     def _statements(self) -> Statements:

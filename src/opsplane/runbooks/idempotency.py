@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
-from opsplane.db import Database, directly
+from opsplane.db import Database
+from opsplane.direct import directly
 from opsplane.errors import OpsplaneError
 from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.models import IdempotencyKey

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Text, Uuid, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.db import directly
+from opsplane.direct import directly
 from opsplane.errors import Conflict
 from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.scopes import Scope, span

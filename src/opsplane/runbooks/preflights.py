@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
-from opsplane.db import Database, directly, sqlstate
+from opsplane.db import Database, sqlstate
+from opsplane.direct import directly
 from opsplane.errors import Conflict, OpsplaneError
 from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.base import Runbook

@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
-from opsplane.db import RACES, Transaction, directly, first_line, new_id, sqlstate
+from opsplane.db import RACES, Transaction, first_line, new_id, sqlstate
+from opsplane.direct import directly
 from opsplane.errors import Conflict, ServiceUnavailable
 from opsplane.lookups import Lookup, parameter
 from opsplane.queue import JOBS_PER_WAKE

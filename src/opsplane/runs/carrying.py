@@ -11,7 +11,8 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from opsplane.config import Settings
-from opsplane.db import Database, Transaction, first_line
+from opsplane.db import Database, first_line
+from opsplane.direct import Session
 from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks.base import Runbook
@@ -95,11 +96,11 @@ class Carrier:
     async def _advance_together(self, held: list[Lease]) -> Bundle:
         """Fence, rows, cursors and counts of several tenants commit together, or not at all."""
         started = time.monotonic()
-        async with self._chunk() as tx:
-            ours = await leases.fence_all(tx.session, held)
+        async with self._chunk() as session:
+            ours = await leases.fence_all(session, held)
             bundle = Bundle(self.repairer, self.pace, self.stop, waiting=list(ours))
             if ours:
-                await bundle.fill(tx.session)
+                await bundle.fill(session)
         took_s = time.monotonic() - started
         for lease in held:
             if lease not in ours:
@@ -131,13 +132,13 @@ class Carrier:
     async def advance(self, lease: Lease) -> Lease | None:
         """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
         started = time.monotonic()
-        async with self._chunk() as tx:
-            await leases.fence(tx.session, lease)
-            chunk = await self.repairer.apply(tx.session, lease, lease.cursor, _careful(self.pace.size.rows, lease))
-            done = await self.repairer.is_done(tx.session, lease, chunk)
-            stored = await self.repairer.store(tx.session, lease, chunk)
+        async with self._chunk() as session:
+            await leases.fence(session, lease)
+            chunk = await self.repairer.apply(session, lease, lease.cursor, _careful(self.pace.size.rows, lease))
+            done = await self.repairer.is_done(session, lease, chunk)
+            stored = await self.repairer.store(session, lease, chunk)
             if done:
-                await leases.finish(tx.session, stored)
+                await leases.finish(session, stored)
         took_s = time.monotonic() - started
         self._count(chunk.took, chunk.updated, took_s)
         self.hints.changed(lease.run_id)
@@ -146,11 +147,20 @@ class Carrier:
         return None if done else stored
 
     @asynccontextmanager
-    async def _chunk(self) -> AsyncIterator[Transaction]:
-        async with self.db.transaction() as tx:
+    async def _chunk(self) -> AsyncIterator[Session]:
+        async with self._transaction() as session:
             if self.runbook.bundled:  # it acts nowhere else, where nothing could be forgotten
-                await leases.do_not_wait_for_the_disk(tx.session)
-            yield tx
+                await leases.do_not_wait_for_the_disk(session)
+            yield session
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Session]:
+        if self.runbook.needs_session:
+            async with self.db.transaction() as tx:
+                yield tx.session
+        else:
+            async with self.db.bare() as bare:
+                yield bare
 
     def _count(self, took: int, updated: int, seconds: float) -> None:
         self.pace.size.observe(took, seconds)
@@ -175,8 +185,8 @@ class Carrier:
 
     async def _give_back(self, held: Sequence[Lease]) -> None:
         if held:
-            async with self.db.transaction() as tx:
-                await leases.release(tx.session, held)
+            async with self.db.bare() as bare:
+                await leases.release(bare, held)
             self.hints.changed(held[0].run_id)
 
 

@@ -26,12 +26,11 @@ class ChunkSize:
 class Pace:
     """What one drain has learned about its run."""
 
-    def __init__(self, settings: Settings, *, bundled: bool) -> None:
+    def __init__(self, settings: Settings, *, bundled: bool, most_rows: int | None = None) -> None:
         self.target_s = settings.chunk_target_ms / 1000
         self.patience_s = settings.lease_s / 4  # nobody's lease may run out while its tenant waits for its turn
-        self.size = ChunkSize(
-            smallest=settings.chunk_min_rows, largest=settings.chunk_max_rows, target_s=self.target_s
-        )  # fmt: skip
+        largest = min(settings.chunk_max_rows, max(most_rows or settings.chunk_max_rows, settings.chunk_min_rows))
+        self.size = ChunkSize(smallest=settings.chunk_min_rows, largest=largest, target_s=self.target_s)
         self._most = MOST if bundled else 1
         self.tenants = min(FEW, self._most)
         self.together = True  # whether several tenants may share a statement

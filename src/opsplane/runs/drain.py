@@ -109,10 +109,8 @@ class Drainer:
         return Drained.STOPPED
 
     async def _claim(self, run_id: uuid.UUID, pace: Pace) -> list[Lease]:
-        async with self.db.transaction() as tx:
-            return await leases.claim_some(
-                tx.session, run_id, self.worker, pace.claim(), lease_s=self.settings.lease_s
-            )  # fmt: skip
+        async with self.db.bare() as bare:
+            return await leases.claim_some(bare, run_id, self.worker, pace.claim(), lease_s=self.settings.lease_s)
 
     @contextmanager
     def _at_work(self, held: Sequence[Lease]) -> Iterator[None]:
@@ -127,14 +125,14 @@ class Drainer:
         """What a drain carries the tenants of this run with."""
         return Carrier(
             db=self.db, settings=self.settings, hints=self.hints, isolation=self.isolation, stop=self.stop,
-            runbook=runbook, pace=Pace(self.settings, bundled=runbook.bundled),
+            runbook=runbook, pace=Pace(self.settings, bundled=runbook.bundled, most_rows=runbook.most_rows),
             pacer=Pacer(self.throttle, self.db, self.settings, self.stop, run_id, runbook),
             ends=time.monotonic() + SLICE_S,
         )  # fmt: skip
 
     async def _give_back(self, held: Sequence[Lease], *, after_s: float) -> None:
-        async with self.db.transaction() as tx:
-            await leases.release(tx.session, held, after_s=after_s)
+        async with self.db.bare() as bare:
+            await leases.release(bare, held, after_s=after_s)
         self.hints.changed(held[0].run_id)
 
     async def _begin(self, run_id: uuid.UUID) -> None:

@@ -1,0 +1,171 @@
+"""Statements straight to the driver: in a session's transaction, or in a bare one, of which SQLAlchemy knows nothing.
+
+For what is hot: SQLAlchemy spends more on a transaction of a few `Lookup`s than PostgreSQL does.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.pool import PoolProxiedConnection
+
+from opsplane import connections
+from opsplane.connections import Watched
+from opsplane.lookups import Lookup, Rows
+
+DRIVER = "driver"
+
+
+class Bare:
+    """A transaction for `Lookup`s only; it begins with the first of them. `info` is as a session's."""
+
+    def __init__(self, driver: Watched, info: dict[str, Any]) -> None:
+        self.info = info
+        self._driver = driver
+        self._begun = False
+
+    async def fetch(self, wanted: Lookup, given: dict[str, Any]) -> Rows:
+        """The rows of one statement.
+
+        Raises:
+            DBAPIError: as SQLAlchemy would.
+        """
+        arguments = wanted.arguments(given)
+        with asking(self._driver):
+            await self._begin()
+            return list(await self._driver.fetch(wanted.sql, *arguments))
+
+    async def set_local(self, setting: str) -> None:
+        """Set something for the rest of it."""
+        if self._begun:
+            with asking(self._driver):
+                await self._driver.execute(f"SET LOCAL {setting}")
+        else:
+            self._driver.opening += f"SET LOCAL {setting};"
+
+    async def commit(self) -> None:
+        """Make it last.
+
+        Raises:
+            RuntimeError: a statement has failed, and somebody went on as if it had not; nothing was kept.
+        """
+        if not self._begun:
+            return
+        with asking(self._driver):
+            said = await self._driver.execute("COMMIT")
+        if said != "COMMIT":
+            raise RuntimeError("A statement of the transaction had failed; PostgreSQL has rolled it back.")
+
+    async def roll_back(self) -> None:
+        """Leave nothing of it."""
+        if self._driver.is_in_transaction():
+            with asking(self._driver):
+                await self._driver.execute("ROLLBACK")
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
+            self._begun = True
+
+
+Session = AsyncSession | Bare
+
+
+@asynccontextmanager
+async def bare(engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[Bare]:
+    """Commit on success, roll back on any exception."""
+    pooled = await engine.raw_connection()
+    driver = pooled.driver_connection
+    assert isinstance(driver, Watched)
+    opened = Bare(driver, info)
+    try:
+        yield opened
+        await opened.commit()
+    except Exception:
+        await _undo(opened, pooled, driver)
+        raise
+    except BaseException:  # the caller was cancelled: what the connection is at, nobody knows
+        _give_up(pooled, driver)
+        raise
+    pooled.close()
+
+
+async def directly(session: Session, wanted: Lookup, **given: Any) -> Rows:
+    """The rows of a statement in the transaction, by name: past SQLAlchemy, for what is hot.
+
+    Raises:
+        DBAPIError: as SQLAlchemy would.
+    """
+    if isinstance(session, Bare):
+        return await session.fetch(wanted, given)
+    arguments = wanted.arguments(given)
+    driver = await _driver_of(session)
+    if not driver.is_in_transaction():  # SQLAlchemy begins it, with the first statement that it sees
+        ran = await (await session.connection()).exec_driver_sql(wanted.sql, tuple(arguments))
+        return list(ran.mappings()) if ran.returns_rows else []
+    with asking(driver):
+        return list(await driver.fetch(wanted.sql, *arguments))
+
+
+async def run(session: AsyncSession, sql: str) -> None:
+    """A command in the session's transaction."""
+    driver = await _driver_of(session)
+    if not driver.is_in_transaction():
+        await (await session.connection()).exec_driver_sql(sql)
+        return
+    with asking(driver):
+        await driver.execute(sql)
+
+
+async def set_local(session: Session, setting: str) -> None:
+    """Set something for the rest of the transaction; in the round trip of its BEGIN, if it is yet to come."""
+    if isinstance(session, Bare):
+        return await session.set_local(setting)
+    connection = await session.connection()
+    driver = connections.driver_of(connection.sync_connection)
+    if driver is None or driver.is_in_transaction():
+        await connection.exec_driver_sql(f"SET LOCAL {setting}")
+    else:
+        driver.opening += f"SET LOCAL {setting};"
+    return None
+
+
+@contextmanager
+def asking(driver: Watched) -> Iterator[None]:
+    """The driver is asked something, and has its time to answer; its errors become SQLAlchemy's."""
+    driver.expect_answer(driver.patience_s)
+    try:
+        yield
+        driver.answered()
+    except asyncpg.PostgresError as error:
+        raise DBAPIError(None, None, error) from error
+    except asyncpg.InterfaceError as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        driver.expect_answer(None)
+
+
+async def _driver_of(session: AsyncSession) -> Watched:
+    driver = session.info.get(DRIVER)
+    if driver is None or not session.in_transaction():  # somebody has committed: the connection is another's
+        driver = connections.driver_of((await session.connection()).sync_connection)
+        assert driver is not None, "the connection is lost"
+        session.info[DRIVER] = driver
+    return driver
+
+
+async def _undo(opened: Bare, pooled: PoolProxiedConnection, driver: Watched) -> None:
+    try:
+        await opened.roll_back()
+    except (DBAPIError, OSError, asyncpg.InternalClientError):
+        _give_up(pooled, driver)
+    else:
+        pooled.close()
+
+
+def _give_up(pooled: PoolProxiedConnection, driver: Watched) -> None:
+    driver.terminate()
+    pooled.invalidate()
