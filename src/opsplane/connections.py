@@ -43,6 +43,7 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
         super().__init__(protocol, transport, *rest)
         self.new = True
         self.silent = False
+        self.planned_at = time.monotonic()
         self._answered_at = 0.0
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None

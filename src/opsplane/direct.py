@@ -3,6 +3,7 @@
 For what is hot: SQLAlchemy spends more on a transaction of a few `Lookup`s than PostgreSQL does.
 """
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from opsplane.connections import Watched
 from opsplane.lookups import Lookup, Rows
 
 DRIVER = "driver"
+PLANS_S = 60
 
 
 class Bare:
@@ -45,6 +47,18 @@ class Bare:
                 await self._driver.execute(f"SET LOCAL {setting}")
         else:
             self._driver.opening += f"SET LOCAL {setting};"
+
+    async def keep_plans(self) -> None:
+        """Have its statements planned once a minute, instead of each time with the values that are given.
+
+        Besides the time for it, planning reads the ends of indexes, and those of a table under repair are full of
+        what is dead. Plans from a time when a table was empty would be kept as gladly; hence the minute.
+        """
+        now = time.monotonic()
+        if now - self._driver.planned_at > PLANS_S:
+            self._driver.planned_at = now
+            self._driver.opening += "DISCARD PLANS;"
+        await self.set_local("plan_cache_mode = force_generic_plan")
 
     async def commit(self) -> None:
         """Make it last.

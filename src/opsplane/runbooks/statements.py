@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     CTE,
     BigInteger,
+    Boolean,
     ColumnClause,
     ColumnElement,
     FromClause,
@@ -18,11 +19,15 @@ from sqlalchemy import (
     case,
     column,
     func,
+    literal_column,
+    or_,
     select,
+    table,
     true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from opsplane.lookups import Lookup, as_stored
 
@@ -30,6 +35,8 @@ TENANTS = bindparam("tenants", type_=ARRAY(Uuid()))
 LIMIT = bindparam("limit", type_=BigInteger())
 # Hidden from the planner, which otherwise reads and sorts a whole tenant where it takes it for a small one.
 WINDOW = select(bindparam("window", type_=BigInteger())).scalar_subquery()
+_PREPARER = dialect().identifier_preparer  # type: ignore[no-untyped-call]
+_pg_class = table("pg_class", column("oid"), column("relhassubclass", Boolean()), schema="pg_catalog")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +93,10 @@ class Statements:
 
     def _changed(self, found: CTE) -> CTE:
         # The selector is repeated: a row that somebody repaired meanwhile is neither written nor counted.
-        # So is the key, as each partition of a table has places of its own; within a function the planner makes no join
-        # of it, which without statistics would be one of each row with each.
+        # So is the key where a table has partitions, as each has places of its own; within a function the planner makes
+        # no join of it, which without statistics would be one of each row with each.
         places = func.array(select(found.c.place).scalar_subquery())
-        is_found = func.coalesce(self.key.in_(select(found.c.key)), False)
+        is_found = or_(self._has_no_parts, func.coalesce(self.key.in_(select(found.c.key)), False))
         return (
             update(self.table)
             .values(self.right)
@@ -97,6 +104,12 @@ class Statements:
             .returning(self.tenant.label("tenant"), self.wrong.label("still"))
             .cte("changed")
         )
+
+    @property
+    def _has_no_parts(self) -> ColumnElement[bool]:
+        name = _PREPARER.format_table(self.table.__table__).replace("'", "''")
+        of_table: ColumnElement[bool] = _pg_class.c.oid == literal_column(f"'{name}'::regclass")
+        return select(~_pg_class.c.relhassubclass).where(of_table).scalar_subquery()
 
     @cached_property
     def _place(self) -> ColumnElement[Any]:

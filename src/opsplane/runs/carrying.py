@@ -50,10 +50,15 @@ class Carrier:
         """Repair these tenants as far as time allows."""
         waiting, since = list(held), time.monotonic()
         while len(waiting) > 1:
-            impatient = time.monotonic() - since > self.pace.patience_s
-            if impatient or self._is_over() or not await self.pacer.before_chunk():
+            took_s = time.monotonic() - since
+            if took_s > self.pace.patience_s or self._is_over() or not await self.pacer.before_chunk():
                 return await self._give_back(waiting)
-            waiting = await self._together(waiting)
+            if waiting[0].cursor is not None and took_s > self.pace.together_s:
+                first, *others = waiting  # it may take long, and somebody else may have nothing to do
+                await self._give_back(others)
+                waiting = [first]
+            else:
+                waiting = await self._together(waiting)
         for lease in waiting:
             await self._alone(lease)
         return None
@@ -62,7 +67,7 @@ class Carrier:
         return self.stop.is_set() or time.monotonic() > self.ends
 
     async def _together(self, held: list[Lease]) -> list[Lease]:
-        """One chunk for as many of them as fit; a tenant that needs more is carried on alone. Returns who waits."""
+        """One chunk for as many of them as fit. Returns who waits, with the one first that needs another chunk."""
         try:
             async with self.isolation.chunk(alone=False):
                 bundle = await self._advance_together(held)
@@ -86,12 +91,7 @@ class Carrier:
             self.pace.one_by_one()
             await self._give_back(held)
             return []
-        if not bundle.unfinished:
-            return bundle.waiting
-        first, *others = bundle.unfinished
-        await self._give_back([*others, *bundle.waiting])
-        await self._alone(first)
-        return []
+        return [*bundle.unfinished, *bundle.waiting]
 
     async def _advance_together(self, held: list[Lease]) -> Bundle:
         """Fence, rows, cursors and counts of several tenants commit together, or not at all."""
@@ -160,6 +160,7 @@ class Carrier:
                 yield tx.session
         else:
             async with self.db.bare() as bare:
+                await bare.keep_plans()
                 yield bare
 
     def _count(self, took: int, updated: int, seconds: float) -> None:

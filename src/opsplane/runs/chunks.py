@@ -29,6 +29,7 @@ class Pace:
     def __init__(self, settings: Settings, *, bundled: bool, most_rows: int | None = None) -> None:
         self.target_s = settings.chunk_target_ms / 1000
         self.patience_s = settings.lease_s / 4  # nobody's lease may run out while its tenant waits for its turn
+        self.together_s = 2 * self.target_s  # for so long others wait with one that needs several chunks
         largest = min(settings.chunk_max_rows, max(most_rows or settings.chunk_max_rows, settings.chunk_min_rows))
         self.size = ChunkSize(smallest=settings.chunk_min_rows, largest=largest, target_s=self.target_s)
         self._most = MOST if bundled else 1

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 import uuid
 from typing import Any
 
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 JOB_TIMEOUT_S = 3600  # a drain ends itself after a minute; arq, which would cancel it, must never be the one
 REDIS_TIMEOUT_S = 2.0
 PAUSE_S = 1.0
+POLL_S, POLL_AT_WORK_S = 0.05, 0.5
 CANCEL_AGAIN_S = 0.1
 
 
@@ -60,15 +62,15 @@ class Bell:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
-    def _worker(self) -> Worker:
+    def _worker(self) -> "Listener":
         assert self._drainer.settings.redis_url is not None
-        return Worker(
+        return Listener(
             functions=[func(self._drain, name=DRAIN, keep_result=0, timeout=JOB_TIMEOUT_S, max_tries=10_000)],  # type: ignore[arg-type]
             queue_name=QUEUE,
             redis_pool=connect(self._drainer.settings.redis_url, timeout_s=REDIS_TIMEOUT_S),
             handle_signals=False,
             max_jobs=self._concurrency,
-            poll_delay=0.05,
+            poll_delay=POLL_S,
             health_check_interval=10,  # it writes: a Redis that has become read-only shows itself
             job_serializer=to_json,
             job_deserializer=json.loads,
@@ -85,6 +87,18 @@ class Bell:
             return  # logged where it was noticed; the sweeper rings again when the database is back
         if drained in {Drained.SLICE_OVER, Drained.STOPPED, Drained.THROTTLED}:
             await self._queue.wake(parsed, jobs=1)
+
+
+class Listener(Worker):
+    """Notices a job at once where it has nothing to do, and otherwise twice a second: looking has its price."""
+
+    _looked_at = 0.0
+
+    async def _poll_iteration(self) -> None:
+        if self.job_counter and time.monotonic() - self._looked_at < POLL_AT_WORK_S:
+            return
+        self._looked_at = time.monotonic()
+        await super()._poll_iteration()
 
 
 async def _close(worker: Worker) -> None:

@@ -1,0 +1,169 @@
+"""Transactions past SQLAlchemy: all or nothing like any other, whatever happens to their connection."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, literal, literal_column, text
+from sqlalchemy.exc import DBAPIError
+
+from opsplane import connections, db, direct
+from opsplane.db import new_id, sqlstate
+from opsplane.direct import Bare, directly
+from opsplane.errors import ServiceUnavailable
+from opsplane.lookups import Lookup
+from opsplane.outbox import OutboxEvent
+from opsplane.runbooks.service import Plane
+from tests import support
+
+PID = Lookup("SELECT pg_backend_pid() AS pid", (), {})
+LOCK_TIMEOUT = Lookup("SHOW lock_timeout", (), {})
+ISOLATION = Lookup("SHOW transaction_isolation", (), {})
+BROKEN = Lookup("SELECT 1 / 0", (), {})
+ENDLESS = Lookup("SELECT pg_sleep(60)", (), {})
+
+
+def named(key: str) -> Lookup:
+    values: dict[str, Any] = {"kind": "k", "dedupe_key": literal(key), "payload": literal_column("'{}'::jsonb")}
+    return Lookup.of(insert(OutboxEvent).values(id=new_id(), **values))
+
+
+async def kept(plane: Plane, key: str) -> bool:
+    return await support.count(plane, OutboxEvent, OutboxEvent.dedupe_key == key) == 1
+
+
+async def pid_of(bare: Bare) -> int:
+    [row] = await directly(bare, PID)
+    return int(row["pid"])
+
+
+async def test_what_it_did_lasts_and_then_it_tells(plane: Plane) -> None:
+    told = []
+
+    async def tell() -> None:
+        told.append(await kept(plane, "kept"))
+
+    async with plane.db.bare() as bare:
+        db.after_commit(bare, tell)
+        await directly(bare, named("kept"))
+        assert not told
+    assert told == [True]
+
+
+async def test_what_fails_leaves_nothing_tells_nobody_and_gives_its_connection_back_clean(plane: Plane) -> None:
+    told = []
+
+    async def tell() -> None:
+        told.append(True)
+
+    with pytest.raises(DBAPIError) as refused:
+        async with plane.db.bare() as bare:
+            db.after_commit(bare, tell)
+            before = await pid_of(bare)
+            await directly(bare, named("undone"))
+            await directly(bare, BROKEN)
+    assert sqlstate(refused.value) == "22012"
+    assert not told
+    assert not await kept(plane, "undone")
+    async with plane.db.bare() as bare:
+        assert await pid_of(bare) == before
+
+
+async def test_what_its_caller_raises_leaves_nothing_either(plane: Plane) -> None:
+    with pytest.raises(ValueError, match="of the test"):
+        async with plane.db.bare() as bare:
+            await directly(bare, named("undone"))
+            raise ValueError("of the test")
+    assert not await kept(plane, "undone")
+
+
+async def test_a_failure_that_somebody_hid_is_not_taken_for_a_commit(plane: Plane) -> None:
+    with pytest.raises(RuntimeError, match="had failed"):
+        async with plane.db.bare() as bare:
+            await directly(bare, named("undone"))
+            with pytest.raises(DBAPIError):
+                await directly(bare, BROKEN)
+    assert not await kept(plane, "undone")
+
+
+async def test_what_asks_nothing_begins_nothing(plane: Plane) -> None:
+    async with plane.db.transaction() as tx:
+        driver = connections.driver_of((await tx.session.connection()).sync_connection)
+    heard: list[str] = []
+    assert driver is not None
+    with driver.query_logger(lambda query: heard.append(query.query)):
+        async with plane.db.bare():
+            pass
+        assert not heard
+        async with plane.db.bare() as bare:
+            await pid_of(bare)
+    assert heard == ["BEGIN ISOLATION LEVEL READ COMMITTED;", "COMMIT"]
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["with BEGIN", "after BEGIN"])
+async def test_a_local_setting_holds_for_it_alone(plane: Plane, begun: bool) -> None:
+    async with plane.db.bare() as bare:
+        if begun:
+            await pid_of(bare)
+        await direct.set_local(bare, "lock_timeout = '7s'")
+        assert (await directly(bare, LOCK_TIMEOUT))[0]["lock_timeout"] == "7s"
+        assert (await directly(bare, ISOLATION))[0]["transaction_isolation"] == "read committed"
+    async with plane.db.bare() as bare:
+        assert (await directly(bare, LOCK_TIMEOUT))[0]["lock_timeout"] == "5s"
+
+
+async def test_a_connection_that_is_lost_within_it_is_a_database_away_and_replaced(plane: Plane) -> None:
+    with pytest.raises(ServiceUnavailable):
+        async with plane.db.bare() as bare:
+            pid = await pid_of(bare)
+            async with plane.db.transaction() as other:
+                await other.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            await pid_of(bare)
+    async with plane.db.bare() as bare:
+        assert await pid_of(bare) != pid
+
+
+async def test_a_connection_that_is_lost_before_the_commit_is_a_database_away(plane: Plane) -> None:
+    told: list[bool] = []
+
+    async def tell() -> None:
+        told.append(True)
+
+    with pytest.raises(ServiceUnavailable):
+        async with plane.db.bare() as bare:
+            db.after_commit(bare, tell)
+            pid = await pid_of(bare)
+            async with plane.db.transaction() as other:
+                await other.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    assert not told
+
+
+async def test_who_is_cancelled_leaves_nothing_and_nobody_gets_the_connection(plane: Plane) -> None:
+    asked = asyncio.Event()
+    pids = []
+
+    async def wait() -> None:
+        async with plane.db.bare() as bare:
+            pids.append(await pid_of(bare))
+            await directly(bare, named("undone"))
+            asked.set()
+            await directly(bare, ENDLESS)
+
+    task = asyncio.create_task(wait())
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with plane.db.bare() as bare:
+        assert await pid_of(bare) not in pids
+    assert not await kept(plane, "undone")
+
+
+async def test_none_is_left_checked_out(plane: Plane) -> None:
+    for statement in (PID, BROKEN) * plane.settings.pool_size:
+        try:
+            async with plane.db.bare() as bare:
+                await directly(bare, statement)
+        except DBAPIError:
+            pass
+    assert plane.db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
