@@ -15,6 +15,8 @@ from opsplane import Chunk, Cursor, Impact, Retry, Runbook, register
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.db import Database
+from opsplane.direct import directly
+from opsplane.lookups import Lookup
 from opsplane.queue import Queue
 from opsplane.runbooks import service
 from opsplane.runbooks.service import Plane
@@ -28,12 +30,20 @@ ROWS = 4
 LIMIT_S, PAUSE_S, SLOW_S = 60, 0.3, 0.3
 OPERATOR = Actor.shell("tester")
 
+EFFECT = text("INSERT INTO effects (tenant_id, n) SELECT :tenant, generate_series(:first ::int, :last ::int)")
+BARE_EFFECT = Lookup(
+    "INSERT INTO effects (tenant_id, n) SELECT $1, generate_series($2::int, $3::int)", ("tenant", "first", "last"), {}
+)
+
 Hook = Callable[[uuid.UUID, int], None]
 _hooks: list[Hook] = []  # what the runbook does besides, in the process that is struck
 
 
 class Rows(Runbook):
-    """Leaves ROWS numbered rows per tenant, `step` at a time; those of the second runbook start at 200."""
+    """Leaves ROWS numbered rows per tenant, `step` at a time; those of the second runbook start at 200.
+
+    The first one's chunks are bare transactions, as those of repairs, and the second one's have a session.
+    """
 
     title = "Rows"
     capability = "platform.runbooks.test.points"
@@ -42,6 +52,7 @@ class Rows(Runbook):
     start: ClassVar[int]
     pause_s: ClassVar[float] = 0
     step: ClassVar[int] = 2
+    needs_session: ClassVar[bool]
 
     async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
         return Impact(affected=ROWS, total=ROWS, tenants=len(TENANTS))
@@ -50,10 +61,11 @@ class Rows(Runbook):
         first = cursor["next"] if cursor else 0
         for hook in _hooks:
             hook(tenant, first)
-        await session.execute(
-            text("INSERT INTO effects (tenant_id, n) SELECT :tenant, generate_series(:first ::int, :last ::int)"),
-            {"tenant": tenant, "first": self.start + first, "last": self.start + first + self.step - 1},
-        )
+        given = {"tenant": tenant, "first": self.start + first, "last": self.start + first + self.step - 1}
+        if self.needs_session:
+            await session.execute(EFFECT, given)
+        else:
+            await directly(session, BARE_EFFECT, **given)
         await asyncio.sleep(self.pause_s)
         done = first + self.step
         return Chunk(updated=self.step, cursor={"next": done} if done < ROWS else None)
@@ -66,12 +78,14 @@ class Rows(Runbook):
 class First(Rows):
     key = "test.points.first"
     start = 100
+    needs_session = False
 
 
 @register
 class Second(Rows):
     key = "test.points.second"
     start = 200
+    needs_session = True
 
 
 RUNBOOKS = (First.key, Second.key)

@@ -37,9 +37,11 @@ REPAIRING = "src/opsplane/runs/repairing.py"
 BUNDLES = "tests/integration/test_bundles.py"
 TOGETHER = "tests/integration/test_together.py"
 START = "tests/integration/test_start.py"
+BARE = "tests/integration/test_bare.py"
+DIRECT = "src/opsplane/direct.py"
 FLOOD = "tests/integration/test_login_flood.py"
 
-FINISHED = "                await leases.finish(tx.session, stored)\n"
+FINISHED = "                await leases.finish(session, stored)\n"
 VERIFYING = "        async with self._slots:\n            right, rehashed"
 
 
@@ -169,6 +171,39 @@ MUTANTS = (
         ("src/opsplane/runbooks/statements.py", " is_found,"),
     ),
     _mutant(
+        "any table is taken for one without partitions",
+        f"{TOGETHER}::test_rows_of_a_partitioned_table_are_counted_for_the_tenant_they_belong_to",
+        ("src/opsplane/runbooks/statements.py", "select(~_pg_class.c.relhassubclass)", "select(true())"),
+    ),
+    _mutant(
+        "a transaction that PostgreSQL rolled back is taken for committed",
+        f"{BARE}::test_a_failure_that_somebody_hid_is_not_taken_for_a_commit",
+        (DIRECT, 'if said != "COMMIT":', 'if said == "":'),
+    ),
+    _mutant(
+        "a bare transaction that failed is left open",
+        f"{BARE}::test_what_fails_leaves_nothing_tells_nobody_and_gives_its_connection_back_clean",
+        (
+            DIRECT,
+            '        if self._driver.is_in_transaction():\n            with asking(self._driver):\n                await self._driver.execute("ROLLBACK")\n',
+            "        return\n",
+        ),
+    ),
+    _mutant(
+        "the connection of somebody who was cancelled is used again",
+        f"{BARE}::test_who_is_cancelled_leaves_nothing_and_nobody_gets_the_connection",
+        (
+            DIRECT,
+            "    except BaseException:  # the caller was cancelled: what the connection is at, nobody knows\n        _give_up(pooled, driver)\n",
+            "    except BaseException:\n        pooled.close()\n",
+        ),
+    ),
+    _mutant(
+        "a runbook whose author asks SQLAlchemy gets no session",
+        f"{TOGETHER}::test_a_repair_with_a_part_by_hand_has_a_session_for_it",
+        ("src/opsplane/runs/carrying.py", "if self.runbook.needs_session:", "if not self.runbook.bundled:"),
+    ),
+    _mutant(
         "nobody asks for rows that were found and not changed",
         f"{TOGETHER}::test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same",
         (REPAIRING, "lease.cursor is None and chunk.took == 0", "lease.cursor is None and chunk.updated == 0"),
@@ -190,7 +225,7 @@ MUTANTS = (
         (
             CARRYING,
             FINISHED,
-            f"{FINISHED}                await lifecycle.settle(tx.session, lease.run_id)\n",
+            f"{FINISHED}                await lifecycle.settle(session, lease.run_id)\n",
         ),
         (DRAIN, "                await self._settle(run_id)\n"),
         (LIFECYCLE, "        .with_for_update(key_share=True)\n"),

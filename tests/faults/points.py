@@ -16,7 +16,8 @@ from typing import Any
 
 import asyncpg
 
-from opsplane.db import Database, Transaction, translate_unreachable
+from opsplane.db import AFTER_COMMIT, Database, Transaction, translate_unreachable
+from opsplane.direct import Session
 from opsplane.runs import sweeper
 
 VICTIM = "victim"  # the application name of the connections that are cut
@@ -155,6 +156,7 @@ def install(case: Case, scene: Scene) -> None:
     sweeper.STEPS = tuple(getattr(sweeper, step.__name__) for step in sweeper.STEPS)
     if case.point.when is COMMITTED:
         Database.transaction = _striking_after_commit(Database.transaction, strike)  # type: ignore[method-assign]
+        Database.bare = _striking_after_commit(Database.bare, strike)  # type: ignore[method-assign]
 
 
 def _wrapped(function: Callable[..., Awaitable[Any]], when: When, strike: Strike) -> Callable[..., Awaitable[Any]]:
@@ -166,8 +168,7 @@ def _wrapped(function: Callable[..., Awaitable[Any]], when: When, strike: Strike
         if when is AFTER:
             await strike()
         elif when is COMMITTED:
-            session = given[0].session if isinstance(given[0], Transaction) else given[0]
-            session.info[_STRUCK_LATER] = True
+            _session_of(given[0]).info[_STRUCK_LATER] = True
         return result
 
     return wrapped
@@ -179,13 +180,18 @@ def _striking_after_commit(transaction: Any, strike: Strike) -> Any:
             await strike()
 
     @asynccontextmanager
-    async def wrapped(self: Database) -> AsyncIterator[Transaction]:
-        async with transaction(self) as tx:
-            yield tx
-            if tx.session.info.pop(_STRUCK_LATER, False):
-                tx.after_commit.insert(0, struck)
+    async def wrapped(self: Database) -> AsyncIterator[Any]:
+        async with transaction(self) as begun:
+            yield begun
+            info = _session_of(begun).info
+            if info.pop(_STRUCK_LATER, False):
+                info[AFTER_COMMIT].insert(0, struck)
 
     return wrapped
+
+
+def _session_of(begun: Transaction | Session) -> Session:
+    return begun.session if isinstance(begun, Transaction) else begun
 
 
 async def _crash(_scene: Scene) -> None:

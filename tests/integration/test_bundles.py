@@ -43,9 +43,12 @@ async def claim_all(plane: Plane, run_id: uuid.UUID) -> list[Lease]:
         return await leases.claim_some(tx.session, run_id, uuid.uuid4(), 10, lease_s=20)
 
 
-async def carry(plane: Plane, runbook: str, held: list[Lease], *, rows: int = 100) -> None:
+async def carry(
+    plane: Plane, runbook: str, held: list[Lease], *, rows: int = 100, together_s: float | None = None
+) -> None:
     carrier = support.drainer(plane).carrier(held[0].run_id, registry.find(runbook))
     carrier.pace.size.rows = rows
+    carrier.pace.together_s = carrier.pace.patience_s if together_s is None else together_s
     await carrier.carry(held)
 
 
@@ -85,12 +88,22 @@ async def test_a_tenant_of_a_bundle_that_asks_for_another_try_gets_it_alone(
         assert list(await session.scalars(waits)) == [1]
 
 
-async def test_a_tenant_that_needs_more_than_a_chunk_keeps_nobody_waiting(
+async def test_a_tenant_that_needs_a_little_more_than_a_chunk_gives_nobody_back(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
     run_id = await support.begun(plane, operator, "test.effects.large_globex")
     held = await claim_all(plane, run_id)
     await carry(plane, "test.effects.large_globex", held, rows=ROWS + 10)
+    assert await states(plane) == 3 * [("succeeded", ROWS)]
+    assert await effects(plane) == (3 * ROWS, 3 * ROWS)
+
+
+async def test_a_tenant_that_takes_long_keeps_nobody_waiting(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    run_id = await support.begun(plane, operator, "test.effects.large_globex")
+    held = await claim_all(plane, run_id)
+    await carry(plane, "test.effects.large_globex", held, rows=ROWS + 10, together_s=0)
     assert await states(plane) == [("succeeded", ROWS), ("succeeded", ROWS), ("pending", 0)]
     await support.drain(plane, run_id)
     assert await effects(plane) == (3 * ROWS, 3 * ROWS)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, Uuid, bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
-from opsplane.direct import Session, directly
+from opsplane.direct import directly
 from opsplane.errors import ConfigurationError
 from opsplane.lookups import Lookup, as_stored
 from opsplane.runbooks import counting, estimating, indexes
@@ -125,7 +125,7 @@ class RepairRunbook(Runbook):
         """What its preflight looks at; of every tenant, if none are named."""
         return Rows(self.table, self._tenant, self.wrong(), select(Tenant.id) if tenants is None else tenants)
 
-    async def apply(self, session: Session, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+    async def apply(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         """The next `limit` wrong rows of the tenant by primary key, among its next `LOOK * limit`, bite by bite.
 
         The tenant is proven right if every row that was found wrong was changed, and is right now.
@@ -135,17 +135,17 @@ class RepairRunbook(Runbook):
             done = done.then(await self._bite(session, tenant, done.cursor, min(limit - done.took, BITE)))
         return done
 
-    async def apply_together(self, session: Session, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
+    async def apply_together(self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
         """As many of them as one statement can finish, and the beginning of the next one."""
         return await self._repair(session, tenants[:TOGETHER], min(limit, BITE))
 
-    async def _bite(self, session: Session, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+    async def _bite(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
         if cursor is None:
             return (await self._repair(session, [tenant], limit))[0]
         return (await self._repair(session, [tenant], limit, cursor["after"]))[0].knowing(cursor)
 
     async def _repair(
-        self, session: Session, tenants: Sequence[uuid.UUID], limit: int, after: Any = None
+        self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int, after: Any = None
     ) -> list[Chunk]:
         given: dict[str, Any] = {"tenants": list(tenants), "limit": limit, "window": limit * LOOK}
         if after is None:
@@ -155,7 +155,7 @@ class RepairRunbook(Runbook):
         rows = await directly(session, statement, **given)
         return Answer(rows, len(tenants), limit).chunks(self._encode)
 
-    async def residue(self, session: Session, tenant: uuid.UUID) -> bool:
+    async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:
         """The proof: does the selector still find a row of this tenant?"""
         [row] = await directly(session, self._proof, tenant=tenant)
         return bool(row["found"])
