@@ -38,12 +38,13 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
 
     patience_s: float | None = None
     opening = ""  # follows BEGIN, where a pooler hands each transaction another session
+    pooled = False
 
     def __init__(self, protocol: object, transport: asyncio.Transport, *rest: object) -> None:
         super().__init__(protocol, transport, *rest)
         self.new = True
         self.silent = False
-        self.planned_at = time.monotonic()
+        self.plans_since = time.monotonic()
         self._answered_at = 0.0
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -55,6 +56,10 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
         if query.startswith("BEGIN"):
             query += self.opening
         return str(await super().execute(query, *arguments, timeout=timeout))
+
+    def is_in_transaction(self) -> bool:
+        """Whether one is open; asyncpg's own fails on a connection that is closed."""
+        return not self.is_closed() and bool(super().is_in_transaction())
 
     def expect_answer(self, within_s: float | None) -> None:
         """Something was asked, or nothing; an earlier question's time no longer counts."""
@@ -220,6 +225,7 @@ def _watch(watched: AsyncEngine, opening: str, patience_s: float | None) -> None
         driver: Any = adapted.driver_connection
         driver.patience_s = patience_s
         driver.opening = opening
+        driver.pooled = bool(opening)
         if not (driver.new or driver.is_trusted):
             _ping(adapted, driver)
         driver.new = False

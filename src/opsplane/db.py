@@ -19,7 +19,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from opsplane import connections, direct
 from opsplane.config import Pooler, Settings
-from opsplane.direct import Bare, Session
+from opsplane.direct import Bare, Begun
 from opsplane.errors import InvalidInput, OpsplaneError, ServiceUnavailable
 from opsplane.lookups import Lookup, Lookups, Rows
 
@@ -120,7 +120,11 @@ class Database:
 
     @asynccontextmanager
     async def bare(self) -> AsyncIterator[Bare]:
-        """The same for `Lookup`s only: it costs a fraction of a transaction that has a session."""
+        """A `transaction` for `Lookup`s only: it costs a fraction of one that has a session.
+
+        Raises:
+            ServiceUnavailable: the database cannot be reached.
+        """
         then: list[Callable[[], Awaitable[None]]] = []
         async with translate_unreachable(), direct.bare(self.engine, {AFTER_COMMIT: then}) as bare:
             yield bare
@@ -171,7 +175,7 @@ async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
     await direct.run(session, "RELEASE SAVEPOINT attempt")
 
 
-def after_commit(session: Session, act: Callable[[], Awaitable[None]]) -> None:
+def after_commit(session: Begun, act: Callable[[], Awaitable[None]]) -> None:
     """Add to a transaction's `after_commit`, for those who are given its session alone."""
     session.info[AFTER_COMMIT].append(act)
 

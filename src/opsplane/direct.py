@@ -3,14 +3,15 @@
 For what is hot: SQLAlchemy spends more on a transaction of a few `Lookup`s than PostgreSQL does.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 
 from opsplane import connections
@@ -36,14 +37,16 @@ class Bare:
             DBAPIError: as SQLAlchemy would.
         """
         arguments = wanted.arguments(given)
-        with asking(self._driver):
-            await self._begin()
+        with _asking(self._driver):
+            if not self._begun:
+                self._begun = True
+                await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
             return list(await self._driver.fetch(wanted.sql, *arguments))
 
     async def set_local(self, setting: str) -> None:
         """Set something for the rest of it."""
         if self._begun:
-            with asking(self._driver):
+            with _asking(self._driver):
                 await self._driver.execute(f"SET LOCAL {setting}")
         else:
             self._driver.opening += f"SET LOCAL {setting};"
@@ -52,11 +55,14 @@ class Bare:
         """Have its statements planned once a minute, instead of each time with the values that are given.
 
         Besides the time for it, planning reads the ends of indexes, and those of a table under repair are full of
-        what is dead. Plans from a time when a table was empty would be kept as gladly; hence the minute.
+        what is dead. Plans from a time when a table was empty would be kept as gladly; hence the minute. Triggers of
+        the application run under the same setting. Behind a pooler no statement is kept, and so no plan.
         """
+        if self._driver.pooled:
+            return
         now = time.monotonic()
-        if now - self._driver.planned_at > PLANS_S:
-            self._driver.planned_at = now
+        if now - self._driver.plans_since > PLANS_S:
+            self._driver.plans_since = now
             self._driver.opening += "DISCARD PLANS;"
         await self.set_local("plan_cache_mode = force_generic_plan")
 
@@ -68,7 +74,7 @@ class Bare:
         """
         if not self._begun:
             return
-        with asking(self._driver):
+        with _asking(self._driver):
             said = await self._driver.execute("COMMIT")
         if said != "COMMIT":
             raise RuntimeError("A statement of the transaction had failed; PostgreSQL has rolled it back.")
@@ -76,38 +82,53 @@ class Bare:
     async def roll_back(self) -> None:
         """Leave nothing of it."""
         if self._driver.is_in_transaction():
-            with asking(self._driver):
+            with _asking(self._driver):
                 await self._driver.execute("ROLLBACK")
 
-    async def _begin(self) -> None:
-        if not self._begun:
-            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
-            self._begun = True
 
-
-Session = AsyncSession | Bare
+Begun = AsyncSession | Bare
 
 
 @asynccontextmanager
 async def bare(engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[Bare]:
-    """Commit on success, roll back on any exception."""
-    pooled = await engine.raw_connection()
+    """Commit on success, roll back on any exception.
+
+    Raises:
+        DBAPIError: the server let nobody in, or as SQLAlchemy would.
+    """
+    try:
+        pooled = await engine.raw_connection()
+    except engine.dialect.loaded_dbapi.Error as error:  # this way to connect alone SQLAlchemy does not wrap
+        raise DBAPIError(None, None, error) from error
     driver = pooled.driver_connection
     assert isinstance(driver, Watched)
     opened = Bare(driver, info)
     try:
         yield opened
         await opened.commit()
-    except Exception:
-        await _undo(opened, pooled, driver)
-        raise
-    except BaseException:  # the caller was cancelled: what the connection is at, nobody knows
-        _give_up(pooled, driver)
+    except BaseException:
+        await asyncio.shield(_undo(opened, pooled, driver))
         raise
     pooled.close()
 
 
-async def directly(session: Session, wanted: Lookup, **given: Any) -> Rows:
+async def _undo(opened: Bare, pooled: PoolProxiedConnection, driver: Watched) -> None:
+    """Whoever was cancelled in a statement has asked the server to cancel it, and this waits until it did."""
+    try:
+        await opened.roll_back()
+    except DBAPIError:
+        driver.terminate()
+    except BaseException:
+        driver.terminate()
+        raise
+    finally:
+        if driver.is_closed():
+            pooled.invalidate()
+        else:
+            pooled.close()
+
+
+async def directly(session: Begun, wanted: Lookup, **given: Any) -> Rows:
     """The rows of a statement in the transaction, by name: past SQLAlchemy, for what is hot.
 
     Raises:
@@ -120,7 +141,7 @@ async def directly(session: Session, wanted: Lookup, **given: Any) -> Rows:
     if not driver.is_in_transaction():  # SQLAlchemy begins it, with the first statement that it sees
         ran = await (await session.connection()).exec_driver_sql(wanted.sql, tuple(arguments))
         return list(ran.mappings()) if ran.returns_rows else []
-    with asking(driver):
+    with _asking(driver):
         return list(await driver.fetch(wanted.sql, *arguments))
 
 
@@ -130,34 +151,42 @@ async def run(session: AsyncSession, sql: str) -> None:
     if not driver.is_in_transaction():
         await (await session.connection()).exec_driver_sql(sql)
         return
-    with asking(driver):
+    with _asking(driver):
         await driver.execute(sql)
 
 
-async def set_local(session: Session, setting: str) -> None:
+async def set_local(session: Begun, setting: str) -> None:
     """Set something for the rest of the transaction; in the round trip of its BEGIN, if it is yet to come."""
     if isinstance(session, Bare):
-        return await session.set_local(setting)
-    connection = await session.connection()
+        await session.set_local(setting)
+    else:
+        await _set_local(await session.connection(), setting)
+
+
+async def _set_local(connection: AsyncConnection, setting: str) -> None:
     driver = connections.driver_of(connection.sync_connection)
     if driver is None or driver.is_in_transaction():
         await connection.exec_driver_sql(f"SET LOCAL {setting}")
     else:
         driver.opening += f"SET LOCAL {setting};"
-    return None
 
 
 @contextmanager
-def asking(driver: Watched) -> Iterator[None]:
-    """The driver is asked something, and has its time to answer; its errors become SQLAlchemy's."""
+def _asking(driver: Watched) -> Iterator[None]:
+    """The driver is asked something, and has its time to answer; its errors become SQLAlchemy's.
+
+    A lost connection must not look like an `OSError`: an author's code may raise those as well.
+    """
     driver.expect_answer(driver.patience_s)
     try:
         yield
         driver.answered()
     except asyncpg.PostgresError as error:
         raise DBAPIError(None, None, error) from error
-    except asyncpg.InterfaceError as error:
-        raise ConnectionError(str(error)) from error
+    except ValueError as error:  # of asyncpg's own kind: what was given does not fit its parameter
+        raise DataError(None, None, error) from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        raise InterfaceError(None, None, error) from error
     finally:
         driver.expect_answer(None)
 
@@ -169,17 +198,3 @@ async def _driver_of(session: AsyncSession) -> Watched:
         assert driver is not None, "the connection is lost"
         session.info[DRIVER] = driver
     return driver
-
-
-async def _undo(opened: Bare, pooled: PoolProxiedConnection, driver: Watched) -> None:
-    try:
-        await opened.roll_back()
-    except (DBAPIError, OSError, asyncpg.InternalClientError):
-        _give_up(pooled, driver)
-    else:
-        pooled.close()
-
-
-def _give_up(pooled: PoolProxiedConnection, driver: Watched) -> None:
-    driver.terminate()
-    pooled.invalidate()

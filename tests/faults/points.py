@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from opsplane.db import AFTER_COMMIT, Database, Transaction, translate_unreachable
-from opsplane.direct import Session
+from opsplane.direct import Begun
 from opsplane.runs import sweeper
 
 VICTIM = "victim"  # the application name of the connections that are cut
@@ -190,7 +190,7 @@ def _striking_after_commit(transaction: Any, strike: Strike) -> Any:
     return wrapped
 
 
-def _session_of(begun: Transaction | Session) -> Session:
+def _session_of(begun: Transaction | Begun) -> Begun:
     return begun.session if isinstance(begun, Transaction) else begun
 
 

@@ -8,12 +8,14 @@ from sqlalchemy import insert, literal, literal_column, text
 from sqlalchemy.exc import DBAPIError
 
 from opsplane import connections, db, direct
-from opsplane.db import new_id, sqlstate
-from opsplane.direct import Bare, directly
+from opsplane.config import Pooler
+from opsplane.db import Database, new_id, sqlstate
+from opsplane.direct import Bare, Begun, directly
 from opsplane.errors import ServiceUnavailable
 from opsplane.lookups import Lookup
 from opsplane.outbox import OutboxEvent
 from opsplane.runbooks.service import Plane
+from opsplane.runs import troubles
 from tests import support
 
 PID = Lookup("SELECT pg_backend_pid() AS pid", (), {})
@@ -121,7 +123,8 @@ async def test_a_connection_that_is_lost_within_it_is_a_database_away_and_replac
                 await other.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
             await pid_of(bare)
     async with plane.db.bare() as bare:
-        assert await pid_of(bare) != pid
+        await pid_of(bare)
+    assert plane.db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 async def test_a_connection_that_is_lost_before_the_commit_is_a_database_away(plane: Plane) -> None:
@@ -139,25 +142,84 @@ async def test_a_connection_that_is_lost_before_the_commit_is_a_database_away(pl
     assert not told
 
 
-async def test_who_is_cancelled_leaves_nothing_and_nobody_gets_the_connection(plane: Plane) -> None:
+async def until_asleep(plane: Plane, pid: int) -> None:
+    asleep = Lookup("SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'", ("pid",), {})
+    async with asyncio.timeout(10):
+        while not await plane.db.look(asleep, pid=pid):
+            await asyncio.sleep(0.01)
+
+
+async def test_who_is_cancelled_leaves_nothing_and_no_statement_runs_on(plane: Plane) -> None:
     asked = asyncio.Event()
     pids = []
 
     async def wait() -> None:
         async with plane.db.bare() as bare:
-            pids.append(await pid_of(bare))
             await directly(bare, named("undone"))
+            pids.append(await pid_of(bare))
             asked.set()
             await directly(bare, ENDLESS)
 
     task = asyncio.create_task(wait())
     await asked.wait()
+    await until_asleep(plane, pids[0])
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with plane.db.bare() as bare:
-        assert await pid_of(bare) not in pids
+    idle = Lookup("SELECT state FROM pg_stat_activity WHERE pid = $1", ("pid",), {})
+    assert [row["state"] for row in await plane.db.look(idle, pid=pids[0])] == ["idle"]
     assert not await kept(plane, "undone")
+    assert plane.db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("pooler", Pooler)
+async def test_plans_are_kept_for_a_minute_but_not_behind_a_pooler(
+    plane: Plane, pooler: Pooler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Database(plane.settings.model_copy(update={"database_pooler": pooler}))
+    planned = Lookup(
+        "SELECT coalesce(sum(generic_plans), 0) AS plans FROM pg_prepared_statements WHERE statement ~ $1", ("of",), {}
+    )
+    mode = Lookup("SHOW plan_cache_mode", (), {})
+    for _ in range(2):
+        async with own.bare() as bare:
+            await bare.keep_plans()
+            assert (await directly(bare, mode))[0]["plan_cache_mode"] == (
+                "force_generic_plan" if pooler is Pooler.NONE else "auto"
+            )
+            plans = (await directly(bare, planned, of="generic_plans"))[0]["plans"]
+    assert plans > 0 or pooler is not Pooler.NONE
+    monkeypatch.setattr(direct, "PLANS_S", 0)
+    heard: list[str] = []
+    async with own.bare() as bare:
+        await bare.keep_plans()
+        with bare._driver.query_logger(lambda query: heard.append(query.query)):
+            await directly(bare, mode)
+            await asyncio.sleep(0)
+    assert ("DISCARD PLANS" in heard[0]) == (pooler is Pooler.NONE)
+    async with own.bare() as bare:
+        assert (await directly(bare, mode))[0]["plan_cache_mode"] == "auto"
+    await own.close()
+
+
+async def test_a_server_that_lets_nobody_in_is_a_database_away(plane: Plane) -> None:
+    url = plane.settings.database_url.replace("/opsplane", "/no_such_database")
+    assert url != plane.settings.database_url
+    own = Database(plane.settings.model_copy(update={"database_url": url}))
+    with pytest.raises(ServiceUnavailable):
+        async with own.bare() as bare:
+            await pid_of(bare)
+    await own.close()
+
+
+async def test_a_first_statement_that_failed_leaves_no_transaction_behind(plane: Plane) -> None:
+    with pytest.raises(RuntimeError, match="had failed"):
+        async with plane.db.bare() as bare:
+            await direct.set_local(bare, "no_such_setting = 1")
+            with pytest.raises(DBAPIError):
+                await pid_of(bare)
+    async with plane.db.bare() as bare:
+        await pid_of(bare)
 
 
 async def test_none_is_left_checked_out(plane: Plane) -> None:
@@ -168,3 +230,28 @@ async def test_none_is_left_checked_out(plane: Plane) -> None:
         except DBAPIError:
             pass
     assert plane.db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def _ask_in_an_authors_call(session: Begun) -> None:
+    driver = session._driver if isinstance(session, Bare) else session.info[direct.DRIVER]
+    driver.terminate()
+    with troubles.authored():
+        await directly(session, PID)
+
+
+async def test_a_connection_found_closed_is_not_its_authors_fault(plane: Plane) -> None:
+    with pytest.raises(ServiceUnavailable):
+        async with plane.db.bare() as bare:
+            await pid_of(bare)
+            await _ask_in_an_authors_call(bare)
+    with pytest.raises(ServiceUnavailable):
+        async with plane.db.transaction() as tx:
+            await directly(tx.session, PID)
+            await directly(tx.session, PID)
+            await _ask_in_an_authors_call(tx.session)
+
+
+async def test_a_value_that_fits_no_parameter_is_no_database_away(plane: Plane) -> None:
+    with pytest.raises(DBAPIError, match="invalid input for query argument"):
+        async with plane.db.bare() as bare:
+            await directly(bare, Lookup("SELECT $1::int", ("number",), {}), number="seven")

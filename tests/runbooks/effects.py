@@ -178,10 +178,10 @@ class ByTitle(RepairRunbook):
 
 
 @register
-class Watched(ByTitle):
+class ByTitleAndHand(ByTitle):
     """Its author looks by hand whether a tenant is done."""
 
-    key = "test.repairs.watched"
+    key = "test.repairs.by_title_and_hand"
     sessions: ClassVar[set[type]] = set()
 
     async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
+    CHAR,
     CTE,
     BigInteger,
     Boolean,
@@ -36,7 +37,9 @@ LIMIT = bindparam("limit", type_=BigInteger())
 # Hidden from the planner, which otherwise reads and sorts a whole tenant where it takes it for a small one.
 WINDOW = select(bindparam("window", type_=BigInteger())).scalar_subquery()
 _PREPARER = dialect().identifier_preparer  # type: ignore[no-untyped-call]
-_pg_class = table("pg_class", column("oid"), column("relhassubclass", Boolean()), schema="pg_catalog")
+_pg_class = table(
+    "pg_class", column("oid"), column("relkind", CHAR()), column("relhassubclass", Boolean()), schema="pg_catalog"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +96,10 @@ class Statements:
 
     def _changed(self, found: CTE) -> CTE:
         # The selector is repeated: a row that somebody repaired meanwhile is neither written nor counted.
-        # So is the key where a table has partitions, as each has places of its own; within a function the planner makes
+        # So is the key where that is not one plain table, as each partition has places of its own; within a function the planner makes
         # no join of it, which without statistics would be one of each row with each.
         places = func.array(select(found.c.place).scalar_subquery())
-        is_found = or_(self._has_no_parts, func.coalesce(self.key.in_(select(found.c.key)), False))
+        is_found = or_(self._is_one_table, func.coalesce(self.key.in_(select(found.c.key)), False))
         return (
             update(self.table)
             .values(self.right)
@@ -106,10 +109,11 @@ class Statements:
         )
 
     @property
-    def _has_no_parts(self) -> ColumnElement[bool]:
+    def _is_one_table(self) -> ColumnElement[bool]:
         name = _PREPARER.format_table(self.table.__table__).replace("'", "''")
         of_table: ColumnElement[bool] = _pg_class.c.oid == literal_column(f"'{name}'::regclass")
-        return select(~_pg_class.c.relhassubclass).where(of_table).scalar_subquery()
+        is_plain = (_pg_class.c.relkind == "r") & ~_pg_class.c.relhassubclass
+        return select(is_plain).where(of_table).scalar_subquery()
 
     @cached_property
     def _place(self) -> ColumnElement[Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from opsplane.direct import Session
+from opsplane.direct import Begun
 from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks.chunk import Chunk
 from opsplane.runs import leases
@@ -46,7 +46,7 @@ class Bundle:
     took: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    async def fill(self, session: Session) -> None:
+    async def fill(self, session: Begun) -> None:
         """Repair the first one, and whoever else fits; end those that are done, and store how far another one is.
 
         Raises:
@@ -66,18 +66,18 @@ class Bundle:
         in_time = time.monotonic() - self.started < self.pace.target_s
         return anybody and in_time and self.took < self.pace.size.rows and not self.stop.is_set()
 
-    async def _go_on(self, session: Session) -> None:
+    async def _go_on(self, session: Begun) -> None:
         if self.begun is None:
             await self._begin_next(session)
         else:
             await self._continue(session, *self.begun)
 
-    async def _continue(self, session: Session, lease: Lease, before: Chunk) -> None:
+    async def _continue(self, session: Begun, lease: Lease, before: Chunk) -> None:
         with _blaming([lease]):
             chunk = await self.repairer.apply(session, lease, before.cursor, self.pace.size.rows - self.took)
         await self._add(session, lease, chunk, before.then(chunk))
 
-    async def _begin_next(self, session: Session) -> None:
+    async def _begin_next(self, session: Begun) -> None:
         held = self._next()
         with _blaming(held):
             chunks = await self._first_chunks(session, held)
@@ -91,13 +91,13 @@ class Bundle:
             return self.waiting[:1]
         return list(takewhile(lambda lease: lease.cursor is None, self.waiting)) or self.waiting[:1]
 
-    async def _first_chunks(self, session: Session, held: Sequence[Lease]) -> Sequence[Chunk]:
+    async def _first_chunks(self, session: Begun, held: Sequence[Lease]) -> Sequence[Chunk]:
         rows = self.pace.size.rows  # though less is left: who nearly fits need not be carried twice
         if len(held) > 1:
             return await self.repairer.apply_together(session, held, rows)
         return [await self.repairer.apply(session, held[0], held[0].cursor, rows)]
 
-    async def _add(self, session: Session, lease: Lease, chunk: Chunk, so_far: Chunk) -> None:
+    async def _add(self, session: Begun, lease: Lease, chunk: Chunk, so_far: Chunk) -> None:
         self.updated += chunk.updated
         self.took += chunk.took
         self.begun = None

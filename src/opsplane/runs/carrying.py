@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from opsplane.config import Settings
 from opsplane.db import Database, first_line
-from opsplane.direct import Session
+from opsplane.direct import Begun
 from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks.base import Runbook
@@ -53,14 +53,14 @@ class Carrier:
             took_s = time.monotonic() - since
             if took_s > self.pace.patience_s or self._is_over() or not await self.pacer.before_chunk():
                 return await self._give_back(waiting)
-            if waiting[0].cursor is not None and took_s > self.pace.together_s:
+            if _goes_on(waiting[0]) and took_s > self.pace.together_s:
                 first, *others = waiting  # it may take long, and somebody else may have nothing to do
                 await self._give_back(others)
                 waiting = [first]
             else:
                 waiting = await self._together(waiting)
-        for lease in waiting:
-            await self._alone(lease)
+        if waiting:
+            await self._alone(waiting[0])
         return None
 
     def _is_over(self) -> bool:
@@ -147,14 +147,14 @@ class Carrier:
         return None if done else stored
 
     @asynccontextmanager
-    async def _chunk(self) -> AsyncIterator[Session]:
+    async def _chunk(self) -> AsyncIterator[Begun]:
         async with self._transaction() as session:
             if self.runbook.bundled:  # it acts nowhere else, where nothing could be forgotten
                 await leases.do_not_wait_for_the_disk(session)
             yield session
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Session]:
+    async def _transaction(self) -> AsyncIterator[Begun]:
         if self.runbook.needs_session:
             async with self.db.transaction() as tx:
                 yield tx.session
@@ -194,6 +194,11 @@ class Carrier:
 def _lost(lease: Lease) -> None:
     metrics.leases_lost.inc()
     log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
+
+
+def _goes_on(lease: Lease) -> bool:
+    """Whether it has had a chunk, and needs another."""
+    return lease.cursor is not None or lease.passes > 0
 
 
 def _careful(rows: int, lease: Lease) -> int:

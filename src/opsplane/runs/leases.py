@@ -11,7 +11,7 @@ from sqlalchemy import tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import direct
-from opsplane.direct import Session, directly
+from opsplane.direct import Begun, directly
 from opsplane.lookups import Lookup
 from opsplane.runs import items, metrics
 from opsplane.runs.lease_statements import (
@@ -68,14 +68,14 @@ class Lease:
         return self.run_id, self.item_key
 
 
-async def claim(session: Session, run_id: uuid.UUID, worker: uuid.UUID, *, lease_s: float) -> Lease | None:
+async def claim(session: Begun, run_id: uuid.UUID, worker: uuid.UUID, *, lease_s: float) -> Lease | None:
     """Lease the next pending item of a running run; None if there is none for now."""
     claimed = await _claim(session, CLAIM, run_id, worker, 1, lease_s)
     return claimed[0] if claimed else None
 
 
 async def claim_some(
-    session: Session, run_id: uuid.UUID, worker: uuid.UUID, count: int, *, lease_s: float
+    session: Begun, run_id: uuid.UUID, worker: uuid.UUID, count: int, *, lease_s: float
 ) -> list[Lease]:
     """Lease up to `count` pending items that never gave trouble, in order; without such, the next one that did.
 
@@ -89,7 +89,7 @@ async def claim_some(
     return await _claim(session, CLAIM, run_id, worker, 1, lease_s)
 
 
-async def do_not_wait_for_the_disk(session: Session) -> None:
+async def do_not_wait_for_the_disk(session: Begun) -> None:
     """Let the commit be forgotten if the server crashes within a second: rows and counts together, as the fence sees.
 
     Whatever commits later and waits, as the end of a run does, makes everything before it last.
@@ -98,14 +98,14 @@ async def do_not_wait_for_the_disk(session: Session) -> None:
 
 
 async def _claim(
-    session: Session, statement: Lookup, run_id: uuid.UUID, worker: uuid.UUID, count: int, lease_s: float
+    session: Begun, statement: Lookup, run_id: uuid.UUID, worker: uuid.UUID, count: int, lease_s: float
 ) -> list[Lease]:
     given = {"run": run_id, "worker": worker, "most": count, "lease": timedelta(seconds=lease_s)}
     claimed = [Lease(run_id=run_id, **row) for row in await directly(session, statement, **given)]
     return sorted(claimed, key=attrgetter("ordinal"))
 
 
-async def fence(session: Session, lease: Lease) -> None:
+async def fence(session: Begun, lease: Lease) -> None:
     """Lock the item for the rest of the transaction, if it is still ours and the run goes on.
 
     Raises:
@@ -116,7 +116,7 @@ async def fence(session: Session, lease: Lease) -> None:
         raise LeaseLost
 
 
-async def fence_all(session: Session, held: Sequence[Lease]) -> list[Lease]:
+async def fence_all(session: Begun, held: Sequence[Lease]) -> list[Lease]:
     """Lock items of one run for the rest of the transaction; returns those that are still ours.
 
     Raises:
@@ -130,7 +130,7 @@ async def fence_all(session: Session, held: Sequence[Lease]) -> list[Lease]:
 
 
 async def store(
-    session: Session,
+    session: Begun,
     lease: Lease,
     *,
     cursor: dict[str, Any] | None,
@@ -150,7 +150,7 @@ async def store(
     )  # fmt: skip
 
 
-async def finish(session: Session, lease: Lease) -> None:
+async def finish(session: Begun, lease: Lease) -> None:
     """End an item well, in its last chunk's transaction: `skipped` if nothing was wrong there."""
     await _end(session, lease, END_WELL)
     metrics.ended(session, ItemState.SUCCEEDED if lease.updated > 0 else ItemState.SKIPPED)
@@ -165,7 +165,7 @@ class Whole:
     errors: int
 
 
-async def finish_all(session: Session, done: Sequence[Whole]) -> None:
+async def finish_all(session: Begun, done: Sequence[Whole]) -> None:
     """Store what one chunk did for several whole tenants of a run, and end them well, in one statement.
 
     Raises:
@@ -189,7 +189,7 @@ async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) 
     await items.add_failure(session, lease.run_id, lease.item_key, lease.tenant_id, code=code, message=message)
 
 
-async def retry_later(session: Session, lease: Lease, code: str, message: str) -> bool:
+async def retry_later(session: Begun, lease: Lease, code: str, message: str) -> bool:
     """Give the item back to be tried after a while, with why; False when it has been tried often enough."""
     counted = await directly(session, COUNT_ATTEMPT, **_given([lease]))
     if not counted:
@@ -203,7 +203,7 @@ async def retry_later(session: Session, lease: Lease, code: str, message: str) -
     return True
 
 
-async def release(session: Session, held: Sequence[Lease], *, after_s: float = 0) -> None:
+async def release(session: Begun, held: Sequence[Lease], *, after_s: float = 0) -> None:
     """Give items of a run back, as on shutdown: no attempt is counted."""
     given = _given(held)
     if after_s:
@@ -227,7 +227,7 @@ async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Coll
     return sorted(set(runs))
 
 
-async def _end(session: Session, lease: Lease, statement: Lookup) -> None:
+async def _end(session: Begun, lease: Lease, statement: Lookup) -> None:
     if not await directly(session, statement, **_given([lease])):
         raise LeaseLost
 

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane import db
-from opsplane.direct import Session
+from opsplane.direct import Begun
 from opsplane.runbooks import registry
 from opsplane.runs.states import OPEN_ITEM_STATES, ItemState, Outcome
 
@@ -84,12 +84,12 @@ def completed(session: AsyncSession, run_type: str, outcome: Outcome) -> None:
     _once_durable(session, runs_completed.labels(run_type, outcome), 1)
 
 
-def ended(session: Session, state: ItemState, count: int = 1) -> None:
+def ended(session: Begun, state: ItemState, count: int = 1) -> None:
     """Count items that the transaction ends."""
     _once_durable(session, items_ended.labels(state), count)
 
 
-def given_back(session: Session, reason: str, count: int = 1) -> None:
+def given_back(session: Begun, reason: str, count: int = 1) -> None:
     """Count items that the transaction puts back."""
     _once_durable(session, tenants_given_back.labels(reason), count)
 
@@ -100,7 +100,7 @@ def chunk(run_type: str, rows: int, seconds: float) -> None:
     chunk_seconds.observe(seconds)
 
 
-def _once_durable(session: Session, counter: Counter, count: int) -> None:
+def _once_durable(session: Begun, counter: Counter, count: int) -> None:
     async def act() -> None:
         counter.inc(count)
 

@@ -6,7 +6,7 @@ from typing import cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.direct import Session
+from opsplane.direct import Begun
 from opsplane.runbooks.base import Runbook
 from opsplane.runbooks.chunk import Chunk, Cursor
 from opsplane.runs import leases
@@ -21,12 +21,12 @@ class Repairer:
     runbook: Runbook
     lease_s: float
 
-    async def apply(self, session: Session, lease: Lease, cursor: Cursor | None, limit: int) -> Chunk:
+    async def apply(self, session: Begun, lease: Lease, cursor: Cursor | None, limit: int) -> Chunk:
         """The tenant's next chunk behind the cursor."""
         with authored():
             return await self.runbook.apply(_as_author_knows(session), lease.tenant_id, cursor, limit)
 
-    async def apply_together(self, session: Session, held: Sequence[Lease], limit: int) -> Sequence[Chunk]:
+    async def apply_together(self, session: Begun, held: Sequence[Lease], limit: int) -> Sequence[Chunk]:
         """The first chunks of some of them, from the first one on.
 
         Raises:
@@ -45,7 +45,7 @@ class Repairer:
         """Whether several tenants are repaired by one statement, so that nobody knows which one broke it."""
         return type(self.runbook).apply_together is not Runbook.apply_together
 
-    async def is_done(self, session: Session, lease: Lease, chunk: Chunk) -> bool:
+    async def is_done(self, session: Begun, lease: Lease, chunk: Chunk) -> bool:
         """Whether nothing is left to repair after this chunk.
 
         Raises:
@@ -63,7 +63,7 @@ class Repairer:
             raise NotConverging
         return False
 
-    async def store(self, session: Session, lease: Lease, chunk: Chunk) -> Lease:
+    async def store(self, session: Begun, lease: Lease, chunk: Chunk) -> Lease:
         """Note what the chunk did, and where the next one goes on: at the first row again, if it has no cursor."""
         return await leases.store(
             session, lease, cursor=chunk.cursor, updated=chunk.updated, errors=chunk.errors,
@@ -71,5 +71,5 @@ class Repairer:
         )  # fmt: skip
 
 
-def _as_author_knows(session: Session) -> AsyncSession:
+def _as_author_knows(session: Begun) -> AsyncSession:
     return cast(AsyncSession, session)  # a bare one goes only to runbooks that need no session
