@@ -96,8 +96,8 @@ class Statements:
 
     def _changed(self, found: CTE) -> CTE:
         # The selector is repeated: a row that somebody repaired meanwhile is neither written nor counted.
-        # So is the key where that is not one plain table, as each partition has places of its own; within a function the
-        # planner makes no join of it, which without statistics would be one of each row with each.
+        # So is the key where that is not one plain table, as each partition has places of its own; within a function
+        # the planner makes no join of it, which without statistics would be one of each row with each.
         places = func.array(select(found.c.place).scalar_subquery())
         is_found = or_(self._is_one_table, func.coalesce(self.key.in_(select(found.c.key)), False))
         return (
