@@ -20,6 +20,7 @@ from opsplane.runbooks.chunk import LOOK, Chunk
 from opsplane.runbooks.service import Plane
 from opsplane.runs.models import OperationRunItem
 from opsplane.tenants.models import Tenant
+from opsplane.workers import supervisor
 from tests import support
 
 BY_TITLE = "test.repairs.by_title"
@@ -276,3 +277,14 @@ async def test_a_repair_with_a_part_by_hand_has_a_session_for_it(
     await support.add_findings(plane, tenants[0], 1, title="0", sla_days=None)
     await support.finished_run(plane, operator, by_hand.key)
     assert by_hand.sessions == {AsyncSession}  # type: ignore[attr-defined]
+
+
+def test_a_worker_puts_statements_together_before_any_run_though_another_runbook_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken, whole = type(registry.find(BY_TITLE))(), type(registry.find(BY_TITLE))()
+    assert isinstance(whole, RepairRunbook)
+    monkeypatch.setattr(broken, "wrong", lambda: 1 / 0)
+    monkeypatch.setattr(registry, "every", lambda: [broken, whole])
+    supervisor.prepare()
+    assert {"first", "following"} <= vars(whole._statements).keys()

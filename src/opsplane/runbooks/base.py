@@ -73,6 +73,9 @@ class Runbook(ABC):
         """Whether the tenant still has rows to repair after its last chunk; it is then gone over again."""
         return False
 
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+        """What takes a moment once: a worker does it as it starts, so that no run waits for it."""
+
     @property
     def most_rows(self) -> int | None:
         """More than that in one transaction gain nothing; None if that is not known."""
@@ -159,6 +162,10 @@ class RepairRunbook(Runbook):
         """The proof: does the selector still find a row of this tenant?"""
         [row] = await directly(session, self._proof, tenant=tenant)
         return bool(row["found"])
+
+    def prepare(self) -> None:
+        """Put its statements together."""
+        _ = self._statements.first, self._statements.following, self._proof
 
     @property
     def most_rows(self) -> int | None:

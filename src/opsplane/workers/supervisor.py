@@ -13,6 +13,7 @@ from sqlalchemy import select
 from opsplane.alerts import courier
 from opsplane.db import new_id
 from opsplane.errors import OpsplaneError
+from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
 from opsplane.runs import processes, sweeper
 from opsplane.runs.drain import Drainer
@@ -31,6 +32,7 @@ async def work(plane: Plane, stop: asyncio.Event) -> None:
     Nothing is cancelled: a cancelled database call can leave its connection in an unknown state.
     """
     settings, me = plane.settings, new_id()
+    prepare()
     slots = asyncio.Semaphore(settings.worker_concurrency)
     drainer = Drainer(plane.db, settings, me, stop, plane.queue.hints)
     bell = Bell(drainer, plane.queue, slots=slots, concurrency=settings.worker_concurrency)
@@ -46,6 +48,15 @@ async def work(plane: Plane, stop: asyncio.Event) -> None:
     for _ in range(settings.worker_concurrency):
         await slots.acquire()  # every drain holds a slot: none is cut off in the middle of a database call
     log.info("worker_stopped", worker=str(me))
+
+
+def prepare() -> None:
+    """Prepare all runbooks; what is wrong with one is for its runs to say."""
+    for runbook in registry.every():
+        try:
+            runbook.prepare()
+        except Exception:
+            log.exception("runbook_not_prepared", runbook=runbook.key)
 
 
 async def _give_back(plane: Plane, drainer: Drainer) -> None:
