@@ -132,3 +132,23 @@ async def test_a_job_that_outlives_the_trouble_with_redis_leaves_no_connection_b
         drains.stop.set()
         await listening
     assert await connected(made) == 0
+
+
+@pytest.mark.parametrize(("at_work", "looks"), [(0, 5), (1, 1)])
+async def test_a_worker_that_has_a_job_looks_for_another_less_often(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, at_work: int, looks: int
+) -> None:
+    looked = 0
+
+    async def look(_worker: Worker) -> None:
+        nonlocal looked
+        looked += 1
+
+    monkeypatch.setattr(Worker, "_poll_iteration", look)
+    drainer = Drainer(plane.db, plane.settings, uuid.uuid4(), asyncio.Event(), plane.queue.hints)
+    listener = Bell(drainer, plane.queue, slots=asyncio.Semaphore(1), concurrency=1)._worker()
+    listener.job_counter = at_work
+    for _ in range(5):
+        await listener._poll_iteration()
+    assert looked == looks
+    await listener.pool.aclose(close_connection_pool=True)

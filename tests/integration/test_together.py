@@ -4,13 +4,14 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from opsplane.auth.actors import Actor
 from opsplane.findings.models import Finding
@@ -247,6 +248,50 @@ PARTITIONED = (
     "CREATE TABLE parts (id int PRIMARY KEY, tenant_id uuid NOT NULL, broken boolean NOT NULL) PARTITION BY HASH (id)",
     *(f"CREATE TABLE parts_{n} PARTITION OF parts FOR VALUES WITH (MODULUS 3, REMAINDER {n})" for n in range(3)),
 )
+
+
+class Tables(DeclarativeBase):
+    """Of this module."""
+
+
+class Odd(Tables):
+    """A table with a name that must be quoted in more than one way."""
+
+    __tablename__ = "odd 'thing\""
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[uuid.UUID]
+    broken: Mapped[bool]
+
+
+class MendOdd(RepairRunbook):
+    key, title, capability, confirmation_phrase = (
+        "test.repairs.odd",
+        "Odd",
+        "platform.runbooks.test.effects",
+        "BACKFILL",
+    )
+    table = Odd
+
+    def wrong(self) -> ColumnElement[bool]:
+        return Odd.broken.is_(True)
+
+    def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
+        return {Odd.broken: False}
+
+
+async def test_a_table_may_have_any_name(plane: Plane, tenants: list[Tenant]) -> None:
+    async with plane.db.transaction() as tx:
+        connection = await tx.session.connection()
+        await connection.run_sync(Tables.metadata.create_all)
+        tx.session.add_all(Odd(id=number, tenant_id=tenants[0].id, broken=number % 3 > 0) for number in range(30))
+    try:
+        [chunks] = await together(plane, MendOdd(), [tenants[0].id], limit=7)
+    finally:
+        async with plane.db.transaction() as tx:
+            connection = await tx.session.connection()
+            await connection.run_sync(Tables.metadata.drop_all)
+    assert sum(chunk.updated for chunk in chunks) == 20
+    assert chunks[-1].proven
 
 
 @pytest.mark.parametrize(("key", "waits"), [("test.effects.commits", "off"), ("test.effects.commits_alone", "on")])

@@ -1,5 +1,6 @@
 """The size of chunks follows their time."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +68,13 @@ def test_tenants_of_a_runbook_that_is_not_bundled_are_claimed_one_by_one() -> No
     pace = Pace(Settings(), bundled=False)
     pace.carried(1, 0.001)
     assert pace.tenants == 1
+
+
+@pytest.mark.parametrize(("smallest", "most", "largest"), [(500, None, 10_000), (500, 2000, 2000), (5000, 2000, 5000)])
+def test_a_chunk_takes_no_more_rows_than_gain_anything_unless_the_setting_asks_for_more(
+    smallest: int, most: int | None, largest: int
+) -> None:
+    pace = Pace(Settings(chunk_min_rows=smallest), bundled=True, most_rows=most)
+    for _ in range(12):
+        pace.size.observe(pace.size.rows, 0.001)
+    assert pace.size.rows == largest
