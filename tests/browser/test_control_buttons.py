@@ -1,6 +1,7 @@
 """What operators ask of a run on its page by one click or key: pause, resume; and who has no button for it."""
 
 import asyncio
+import re
 
 from playwright.async_api import expect
 
@@ -28,6 +29,9 @@ from tests.browser.stage import PLAIN, RUNS, Stage
 from tests.browser.test_journeys import effects
 from tests.browser.test_keyboard import press, tab_to
 
+# Whoever waits with the one at work is held, or has been given back if the first one took long.
+HALFWAY = re.compile("^(1 pending, 1 running|2 running), 1 repaired$")
+
 
 async def test_a_run_is_paused_stays_locked_goes_on_when_resumed_and_does_nothing_twice(
     stage: Stage, plane: Plane, tenants: list[Tenant], operator: Actor, gate: asyncio.Event
@@ -36,7 +40,7 @@ async def test_a_run_is_paused_stays_locked_goes_on_when_resumed_and_does_nothin
     page = await stage.page(f"{RUNS}/{run.id}", await stage.operator())
     await expect(button(page, "Pause")).to_be_hidden()
     drained = asyncio.create_task(support.drain(plane, run.id))
-    await expect(page.locator("#grid-said")).to_have_text("1 pending, 1 running, 1 repaired")
+    await expect(page.locator("#grid-said")).to_have_text(HALFWAY)
     await button(page, "Pause").click()
     await expect(page.locator("#toasts")).to_contain_text("Asked to pauseWorkers end their chunk first.")
     await expect(status(page)).to_have_text("Pausing")
