@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -183,8 +183,6 @@ def _asking(driver: Watched) -> Iterator[None]:
         driver.answered()
     except asyncpg.PostgresError as error:
         raise DBAPIError(None, None, error) from error
-    except ValueError as error:  # of asyncpg's own kind: what was given does not fit its parameter
-        raise DataError(None, None, error) from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise InterfaceError(None, None, error) from error
     finally:

@@ -28,15 +28,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from opsplane.lookups import Lookup, as_stored
+from opsplane.runbooks.counting import POSTGRES
 
 TENANTS = bindparam("tenants", type_=ARRAY(Uuid()))
 LIMIT = bindparam("limit", type_=BigInteger())
 # Hidden from the planner, which otherwise reads and sorts a whole tenant where it takes it for a small one.
 WINDOW = select(bindparam("window", type_=BigInteger())).scalar_subquery()
-_PREPARER = dialect().identifier_preparer  # type: ignore[no-untyped-call]
 _pg_class = table(
     "pg_class", column("oid"), column("relkind", CHAR()), column("relhassubclass", Boolean()), schema="pg_catalog"
 )
@@ -110,7 +109,7 @@ class Statements:
 
     @property
     def _is_one_table(self) -> ColumnElement[bool]:
-        name = _PREPARER.format_table(self.table.__table__).replace("'", "''")
+        name = POSTGRES.identifier_preparer.format_table(self.table.__table__).replace("'", "''")
         of_table: ColumnElement[bool] = _pg_class.c.oid == literal_column(f"'{name}'::regclass")
         is_plain = (_pg_class.c.relkind == "r") & ~_pg_class.c.relhassubclass
         return select(is_plain).where(of_table).scalar_subquery()

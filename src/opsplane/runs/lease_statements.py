@@ -41,8 +41,6 @@ def _fenced(mine: Any) -> Any:
     """
     return (
         (item.run_id == bindparam("run", type_=Uuid()))
-        # again, for planners without statistics: by the join alone they read all items of the run
-        & (item.item_key == any_(bindparam("held_item_key", type_=ARRAY(Text()))))
         & (item.item_key == mine.c.item_key)
         & (item.lease_token == mine.c.token)
         & item.progress_at.is_not_distinct_from(mine.c.progress_at)

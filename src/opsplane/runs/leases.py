@@ -189,7 +189,7 @@ async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) 
     await items.add_failure(session, lease.run_id, lease.item_key, lease.tenant_id, code=code, message=message)
 
 
-async def retry_later(session: Begun, lease: Lease, code: str, message: str) -> bool:
+async def retry_later(session: AsyncSession, lease: Lease, code: str, message: str) -> bool:
     """Give the item back to be tried after a while, with why; False when it has been tried often enough."""
     counted = await directly(session, COUNT_ATTEMPT, **_given([lease]))
     if not counted:

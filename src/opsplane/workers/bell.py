@@ -24,6 +24,18 @@ POLL_S, POLL_AT_WORK_S = 0.05, 0.5
 CANCEL_AGAIN_S = 0.1
 
 
+class Listener(Worker):
+    """Notices a job at once where it has nothing to do, and otherwise twice a second: looking has its price."""
+
+    _looked_at = 0.0
+
+    async def _poll_iteration(self) -> None:  # arq's own, and private; a test of the bell looks whether it still is
+        if self.job_counter and time.monotonic() - self._looked_at < POLL_AT_WORK_S:
+            return
+        self._looked_at = time.monotonic()
+        await super()._poll_iteration()
+
+
 class Bell:
     """Listens to Redis until `stop`; `deaf` is set while Redis is away."""
 
@@ -62,7 +74,7 @@ class Bell:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
-    def _worker(self) -> "Listener":
+    def _worker(self) -> Listener:
         assert self._drainer.settings.redis_url is not None
         return Listener(
             functions=[func(self._drain, name=DRAIN, keep_result=0, timeout=JOB_TIMEOUT_S, max_tries=10_000)],  # type: ignore[arg-type]
@@ -87,18 +99,6 @@ class Bell:
             return  # logged where it was noticed; the sweeper rings again when the database is back
         if drained in {Drained.SLICE_OVER, Drained.STOPPED, Drained.THROTTLED}:
             await self._queue.wake(parsed, jobs=1)
-
-
-class Listener(Worker):
-    """Notices a job at once where it has nothing to do, and otherwise twice a second: looking has its price."""
-
-    _looked_at = 0.0
-
-    async def _poll_iteration(self) -> None:
-        if self.job_counter and time.monotonic() - self._looked_at < POLL_AT_WORK_S:
-            return
-        self._looked_at = time.monotonic()
-        await super()._poll_iteration()
 
 
 async def _close(worker: Worker) -> None:
