@@ -31,7 +31,7 @@ from opsplane.auth.passwords import Passwords
 from opsplane.auth.throttle import Throttles
 from opsplane.config import Environment, Settings
 from opsplane.db import new_id
-from opsplane.errors import ServiceUnavailable
+from opsplane.errors import OpsplaneError, ServiceUnavailable
 from opsplane.pages import admin as admin_pages
 from opsplane.pages import assets, planes, rendering
 from opsplane.pages import system as system_pages
@@ -41,6 +41,7 @@ from opsplane.runs import metrics as run_metrics
 from opsplane.runs import processes, sweeper
 
 READY_TIMEOUT_S = 3.0
+WARM_S = 2.0
 
 
 def build(settings: Settings) -> ASGIApp:
@@ -56,8 +57,8 @@ def build(settings: Settings) -> ASGIApp:
     if settings.env is not Environment.PRODUCTION:
         app.add_api_route("/", welcome, methods=["GET"], response_class=HTMLResponse)
     assets.mount(app)
-    operators = SystemGate(_guarded(planes.ByAccept(system_pages.build(), system.build()), settings), settings)
-    customers = AdminGate(_guarded(planes.ByAccept(admin_pages.build(), admin.build()), settings), settings)
+    operators = SystemGate(_guarded(_by_accept(system_pages.build(), system.build()), settings), settings)
+    customers = AdminGate(_guarded(_by_accept(admin_pages.build(), admin.build()), settings), settings)
     limited = RateLimit(Planes(Routed(app), operators, customers), settings.requests_per_minute)
     headers = SecurityHeaders(GZipMiddleware(limited), https=settings.base_url.startswith("https://"))
     return Measured(behind_proxies(headers, settings))
@@ -65,6 +66,13 @@ def build(settings: Settings) -> ASGIApp:
 
 def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
     return SameOrigin(BodyLimit(Routed(app), settings.max_body_bytes), settings.base_url)
+
+
+def _by_accept(pages: FastAPI, api: FastAPI) -> ASGIApp:
+    """Both, ready to answer: FastAPI works out its routes as it first looks for one, here for one that nobody has."""
+    for route in (*pages.routes, *api.routes):
+        route.matches({"type": "http", "method": "GET", "path": "/-", "headers": []})
+    return planes.ByAccept(pages, api)
 
 
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
@@ -79,6 +87,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
             sign_in = await held.enter_async_context(doorman(plane))
             streams = await held.enter_async_context(hub.opened(plane))
             run_metrics.begin()
+            await warm(plane)
             stop = asyncio.Event()
             background = asyncio.gather(
                 sweeper.sweep_until(stop, plane.db, plane.queue, settings),
@@ -91,6 +100,13 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
             await background
 
     return lifespan
+
+
+async def warm(plane: Plane) -> None:
+    """Have connections before anybody comes; a database that is away is told of to those who come."""
+    with contextlib.suppress(OpsplaneError, TimeoutError):
+        async with asyncio.timeout(WARM_S):
+            await plane.db.warm()
 
 
 @asynccontextmanager

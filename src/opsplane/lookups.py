@@ -143,6 +143,16 @@ class Lookups:
                 if is_new or connection.silent:
                     raise ConnectionError(str(error)) from error
 
+    async def warm(self) -> None:
+        """Open every connection.
+
+        Raises:
+            ConnectionError: the database is away.
+        """
+        for _ in range(self.limit):
+            opened = await connections.apart(self.engine, self.patience_s)
+            self._free.append(_Free(opened, time.monotonic()))
+
     async def close(self) -> None:
         """Close every connection; nobody must be looking."""
         free, self._free = self._free, []

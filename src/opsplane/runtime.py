@@ -1,5 +1,6 @@
 """What every process needs before it can do anything: settings, servers, runbooks, connections."""
 
+import gc
 import getpass
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -59,6 +60,12 @@ async def require_schema(plane: Plane) -> None:
         raise ServiceUnavailable(
             "The database does not have this release's schema; run `opsplane migrate`.", service="database"
         )
+
+
+def freeze() -> None:
+    """Keep what there is by now out of the collector's full rounds, of which each stopped the process for 150 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 def os_user() -> str:

@@ -38,6 +38,7 @@ async def work(settings: Settings, *, with_parent: bool = False) -> None:
         stop = supervisor.stop_on_signals()
         if with_parent:
             supervisor.stop_with_parent(stop)
+        runtime.freeze()
         await supervisor.work(plane, stop)
 
 
@@ -78,6 +79,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         proxy_headers=False,  # the application does it, by OPSPLANE_TRUSTED_PROXIES
         timeout_graceful_shutdown=REQUESTS_GRACE_S,
     )  # fmt: skip
+    runtime.freeze()
     uvicorn.Server(config).run()
 
 

@@ -16,6 +16,7 @@ from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.capabilities import Capability
 from opsplane.auth.models import ApiToken, PlatformUser, PlatformUserCapability
 from opsplane.db import Database
+from opsplane.direct import directly
 from opsplane.errors import InvalidInput, NotFound, OpsplaneError
 from opsplane.lookups import Lookup, parameter
 
@@ -69,6 +70,8 @@ LIVE = Lookup.of(
         PlatformUser.disabled_at.is_(None),
     )
 )
+TOUCH = Lookup.of(update(ApiToken).where(ApiToken.id == parameter("used"), _TO_TOUCH).values(last_used_at=func.now()))
+_touching = set[uuid.UUID]()
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,7 @@ async def authenticate(db: Database, token: str) -> Actor:
         raise InvalidToken
     [found] = rows
     if found["touch"]:
-        async with db.transaction() as tx:
-            await _touch(tx.session, found["id"])
+        await _touch(db, found["id"])
     return Actor(
         kind=ActorKind.API_TOKEN,
         display=f"{found['email']} (token {found['name']})",
@@ -158,10 +160,16 @@ async def capabilities_of(session: AsyncSession, user_id: uuid.UUID) -> frozense
     return frozenset(rows)
 
 
-async def _touch(session: AsyncSession, token_id: uuid.UUID) -> None:
-    await session.execute(
-        update(ApiToken).where(ApiToken.id == token_id, _TO_TOUCH).values(last_used_at=func.now())
-    )  # fmt: skip
+async def _touch(db: Database, token_id: uuid.UUID) -> None:
+    """Note the use, for all who use the token at this moment: they would only wait for each other at its row."""
+    if token_id in _touching:
+        return
+    _touching.add(token_id)
+    try:
+        async with db.bare() as tx:
+            await directly(tx, TOUCH, used=token_id)
+    finally:
+        _touching.discard(token_id)
 
 
 def _parse(token: str) -> tuple[str, str]:
