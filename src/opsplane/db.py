@@ -1,5 +1,6 @@
 """The database: engine, mapping base, and the transaction that every door opens."""
 
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -103,6 +104,8 @@ class Database:
         self._sessions = async_sessionmaker(
             self.engine, expire_on_commit=False, autoflush=False, info={"settings": settings}
         )
+        self._settings = settings
+        self._size = settings.pool_size - (share if looks_up else 0)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -126,7 +129,8 @@ class Database:
             ServiceUnavailable: the database cannot be reached.
         """
         then: list[Callable[[], Awaitable[None]]] = []
-        async with translate_unreachable(), direct.bare(self.engine, {AFTER_COMMIT: then}) as bare:
+        info = {"settings": self._settings, AFTER_COMMIT: then}
+        async with translate_unreachable(), direct.bare(self.engine, info) as bare:
             yield bare
         for send in then:
             await send()
@@ -156,6 +160,18 @@ class Database:
                 raise refusal from error
             raise
 
+    async def warm(self) -> None:
+        """Open every connection: the first who come, when many come at once, do not wait for them.
+
+        Raises:
+            ServiceUnavailable: the database cannot be reached.
+        """
+        async with translate_unreachable():
+            await self._lookups.warm()  # which takes connections out of the pool
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(self._size):
+                await held.enter_async_context(self.bare())
+
     async def close(self) -> None:
         """Close every connection."""
         await self._lookups.close()
@@ -163,7 +179,7 @@ class Database:
 
 
 @asynccontextmanager
-async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
+async def savepoint(session: Begun) -> AsyncIterator[None]:
     """What fails inside undoes no more than itself."""
     await direct.run(session, "SAVEPOINT attempt")
     try:

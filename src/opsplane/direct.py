@@ -38,16 +38,19 @@ class Bare:
         """
         arguments = wanted.arguments(given)
         with _asking(self._driver):
-            if not self._begun:
-                self._begun = True
-                await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
+            await self._begin()
             return list(await self._driver.fetch(wanted.sql, *arguments))
+
+    async def run(self, sql: str) -> None:
+        """A command."""
+        with _asking(self._driver):
+            await self._begin()
+            await self._driver.execute(sql)
 
     async def set_local(self, setting: str) -> None:
         """Set something for the rest of it."""
         if self._begun:
-            with _asking(self._driver):
-                await self._driver.execute(f"SET LOCAL {setting}")
+            await self.run(f"SET LOCAL {setting}")
         else:
             self._driver.opening += f"SET LOCAL {setting};"
 
@@ -65,6 +68,11 @@ class Bare:
             self._driver.plans_since = now
             self._driver.opening += "DISCARD PLANS;"
         await self.set_local("plan_cache_mode = force_generic_plan")
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
 
     async def commit(self) -> None:
         """Make it last.
@@ -145,8 +153,11 @@ async def directly(session: Begun, wanted: Lookup, **given: Any) -> Rows:
         return list(await driver.fetch(wanted.sql, *arguments))
 
 
-async def run(session: AsyncSession, sql: str) -> None:
-    """A command in the session's transaction."""
+async def run(session: Begun, sql: str) -> None:
+    """A command in the transaction."""
+    if isinstance(session, Bare):
+        await session.run(sql)
+        return
     driver = await _driver_of(session)
     if not driver.is_in_transaction():
         await (await session.connection()).exec_driver_sql(sql)

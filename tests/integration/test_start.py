@@ -15,6 +15,7 @@ from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor, ActorKind
 from opsplane.auth.capabilities import Capability
 from opsplane.db import Transaction
+from opsplane.direct import Bare
 from opsplane.errors import MissingCapability, OpsplaneError, ServiceUnavailable
 from opsplane.runbooks import idempotency, service
 from opsplane.runbooks.idempotency import IdempotencyKeyReused
@@ -230,19 +231,24 @@ async def test_a_key_that_the_release_before_retries_has_kept_gets_its_answer(
 async def test_a_start_whose_commit_nobody_answered_is_looked_for_and_else_called_uncertain(
     plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
-    transaction, asked = plane.db.transaction, list[Transaction]()
+    bare, transaction, lost = plane.db.bare, plane.db.transaction, asyncio.Event()
 
     @asynccontextmanager
-    async def cut() -> AsyncIterator[Transaction]:
-        async with transaction() as tx:
-            if len(asked) > 1 and not back:
-                raise ServiceUnavailable("away", service="database")
-            asked.append(tx)
-            yield tx
-        if len(asked) == 2:  # the first was that of the preflight
-            raise ServiceUnavailable("away", service="database")
+    async def cut() -> AsyncIterator[Bare]:
+        async with bare() as start:
+            yield start
+        lost.set()
+        raise ServiceUnavailable("away", service="database")
 
-    monkeypatch.setattr(plane.db, "transaction", cut)
+    @asynccontextmanager
+    async def afterwards() -> AsyncIterator[Transaction]:
+        if lost.is_set() and not back:
+            raise ServiceUnavailable("away", service="database")
+        async with transaction() as tx:
+            yield tx
+
+    monkeypatch.setattr(plane.db, "bare", cut)
+    monkeypatch.setattr(plane.db, "transaction", afterwards)
     if back:
         assert (await support.start(plane, operator, "test.effects.plain")).run.status == "queued"
     else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import insert, text
+from sqlalchemy import Text, cast, func, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,7 +15,7 @@ from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.db import first_line, is_unreachable, new_id, savepoint
-from opsplane.direct import directly
+from opsplane.direct import Begun, directly
 from opsplane.errors import ServiceUnavailable
 from opsplane.lookups import Lookup
 
@@ -28,6 +28,9 @@ FIELDS = (
     "subject_id", "workspace_id", "tenant_id", "source", "reason_code", "reason_text", "details", "signature",
 )  # fmt: skip
 INSERT = Lookup.of(insert(AuditEvent).returning(AuditEvent.id), FIELDS)
+CIRCUMSTANCES = Lookup.of(
+    select(cast(func.pg_current_xact_id(), Text).label("xid"), func.clock_timestamp().label("now"))
+)
 LOST = "An audit event is in the log alone (audit_event_lost): neither the database nor the spool took it."
 
 
@@ -45,7 +48,7 @@ class AuditUnavailable(ServiceUnavailable):
 
 
 async def record(
-    session: AsyncSession,
+    session: Begun,
     action: str,
     *,
     by: Actor,
@@ -87,7 +90,8 @@ async def record(
         "details": json.loads(json.dumps(dict(details or {}), default=str)),
     }
     settings: Settings = session.info["settings"]
-    await session.flush()  # what the caller has yet to write fails here, as the caller's, and not as the audit's
+    if isinstance(session, AsyncSession):
+        await session.flush()  # what the caller has yet to write fails here, as the caller's, and not as the audit's
     refusal = await _stored(session, signed(settings, event))
     if refusal is None:
         return
@@ -103,7 +107,7 @@ def signed(settings: Settings, event: Event) -> Event:
     return event | {"signature": signing.sign(settings, event)}
 
 
-async def _stored(session: AsyncSession, event: Event) -> str | None:
+async def _stored(session: Begun, event: Event) -> str | None:
     """None if the database took it, else what it said."""
     try:
         async with savepoint(session):
@@ -125,7 +129,7 @@ def _cleaned(written: str) -> str:
     return written.encode(errors="replace").decode().replace("\0", "�")[:LONGEST_TEXT]
 
 
-async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, or_go_on: bool) -> None:
+async def _spooled(session: Begun, settings: Settings, event: Event, *, or_go_on: bool) -> None:
     try:
         await spool.append(settings, signing.spooled(settings, {"event": event, **await _circumstances(session)}))
     except OSError as error:
@@ -139,7 +143,7 @@ async def _spooled(session: AsyncSession, settings: Settings, event: Event, *, o
     log.error("audit_event_spooled", action=event["action"], event_id=str(event["id"]))
 
 
-async def _circumstances(session: AsyncSession) -> dict[str, str]:
+async def _circumstances(session: Begun) -> dict[str, str]:
     """Which transaction the event belongs to, for it may yet be rolled back, and when it was."""
-    xid, now = (await session.execute(text("SELECT CAST(pg_current_xact_id() AS text), clock_timestamp()"))).one()
-    return {"xid": xid, "occurred_at": now.isoformat()}
+    [row] = await directly(session, CIRCUMSTANCES)
+    return {"xid": row["xid"], "occurred_at": row["now"].isoformat()}

@@ -58,12 +58,12 @@ async def _ask(plane: Plane, run_id: uuid.UUID, what: Ask, *, by: Actor) -> RunO
     async with plane.db.transaction() as tx:
         moved = await runs.ask(tx.session, run_id, what, by=by)
         if moved:
-            announcing.after_commit(tx, plane.queue, run_id)
+            announcing.after_commit(tx.session, plane.queue, run_id)
             if what is Ask.RESUME:
-                announcing.wake_after_commit(tx, plane.queue, run_id)
+                announcing.wake_after_commit(tx.session, plane.queue, run_id)
     async with plane.db.transaction() as tx:
         if moved and await lifecycle.settle(tx.session, run_id):
-            announcing.after_commit(tx, plane.queue, run_id)
+            announcing.after_commit(tx.session, plane.queue, run_id)
         return await views.show(tx.session, run_id, base_url=plane.settings.base_url)
 
 

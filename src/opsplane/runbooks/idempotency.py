@@ -9,13 +9,12 @@ from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
 from opsplane.db import Database
-from opsplane.direct import directly
+from opsplane.direct import Begun, directly
 from opsplane.errors import OpsplaneError
-from opsplane.lookups import Lookup, parameter
+from opsplane.lookups import Lookup, Rows, parameter
 from opsplane.runbooks.models import IdempotencyKey
 
 MAX_LENGTH = 255
@@ -53,12 +52,10 @@ async def find(db: Database, key: str, request: str, *, by: Actor) -> dict[str, 
     """
     if not 1 <= len(key) <= MAX_LENGTH:
         raise InvalidIdempotencyKey
-    for stored_request, response in await db.look(STORED, principal_=by.principal, key_=key):
-        return _answer(stored_request, response, request)
-    return None
+    return _answer(await db.look(STORED, principal_=by.principal, key_=key), request)
 
 
-async def reserve(session: AsyncSession, key: str, request: str, *, by: Actor) -> dict[str, Any] | None:
+async def reserve(session: Begun, key: str, request: str, *, by: Actor) -> dict[str, Any] | None:
     """The stored answer if the key came before, else None and the key is ours until the transaction ends.
 
     A second request with the same key waits here until the first one's transaction has ended.
@@ -66,22 +63,22 @@ async def reserve(session: AsyncSession, key: str, request: str, *, by: Actor) -
     Raises:
         IdempotencyKeyReused: 422.
     """
-    connection = await session.connection()
-    ours = await connection.scalar(RESERVE, {"principal": by.principal, "key": key, "fingerprint": request})
-    if ours is not None:
+    if await directly(session, RESERVE, principal=by.principal, key=key, fingerprint=request):
         return None
-    stored = (await connection.execute(_FIND, {"principal_": by.principal, "key_": key})).one_or_none()
-    return None if stored is None else _answer(stored[0], stored[1], request)
+    return _answer(await directly(session, STORED, principal_=by.principal, key_=key), request)
 
 
-async def answered(session: AsyncSession, key: str, run_id: uuid.UUID, response: dict[str, Any], *, by: Actor) -> None:
+async def answered(session: Begun, key: str, run_id: uuid.UUID, response: dict[str, Any], *, by: Actor) -> None:
     """Keep the answer."""
     given = {"principal_": by.principal, "key_": key, "run_id": run_id, "response": response}
     await directly(session, ANSWERED, **given)
 
 
-def _answer(stored_request: str, response: dict[str, Any] | None, request: str) -> dict[str, Any]:
-    if stored_request != request or response is None:
+def _answer(stored: Rows, request: str) -> dict[str, Any] | None:
+    if not stored:
+        return None
+    response: dict[str, Any] | None = stored[0]["response"]
+    if stored[0]["fingerprint"] != request or response is None:
         raise IdempotencyKeyReused
     return response
 
@@ -91,4 +88,6 @@ _MINE = (IdempotencyKey.principal == parameter("principal_")) & (IdempotencyKey.
 _FIND = select(IdempotencyKey.fingerprint, IdempotencyKey.response).where(_MINE)
 STORED = Lookup.of(_FIND)
 ANSWERED = Lookup.of(update(IdempotencyKey).where(_MINE), ("run_id", "response"))
-RESERVE = insert(IdempotencyKey).on_conflict_do_nothing().returning(IdempotencyKey.key)
+RESERVE = Lookup.of(
+    insert(IdempotencyKey).on_conflict_do_nothing().returning(IdempotencyKey.key), ("principal", "key", "fingerprint")
+)

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Text, Uuid, func, literal, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.direct import directly
+from opsplane.direct import Begun, directly
 from opsplane.errors import Conflict
 from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.scopes import Scope, span
@@ -38,38 +37,38 @@ class ScopeLocked(Conflict):
         )
 
 
-async def take(session: AsyncSession, scope: Scope, group: str) -> None:
+async def take(session: Begun, scope: Scope, group: str) -> None:
     """Wait for every other start on an overlapping scope, until the transaction ends.
 
     All tenants takes the root key alone; one tenant shares it and takes its own, so
     that tenants do not wait for each other and nobody holds more than two locks.
     """
     root = f"opsplane:scope:{scope.workspace_id}:{group}"
-    connection = await session.connection()
     if scope.tenant_id is None:
-        locked = await connection.execute(ALL, {"root": root})
+        [locked] = await directly(session, ALL, root=root)
     else:
-        locked = await connection.execute(ONE, {"root": root, "own": f"{root}:{scope.tenant_id}"})
-    isolation = locked.one()[0]
+        [locked] = await directly(session, ONE, root=root, own=f"{root}:{scope.tenant_id}")
     # Under REPEATABLE READ the snapshot would be older than the lock, and blind to the run we waited for.
-    if isolation != "read committed":
-        raise RuntimeError(f"a scope cannot be locked under {isolation}")
+    if locked["isolation"] != "read committed":
+        raise RuntimeError(f"a scope cannot be locked under {locked['isolation']}")
 
 
-async def holder(session: AsyncSession, scope: Scope, group: str) -> Held | None:
+async def holder(session: Begun, scope: Scope, group: str) -> Held | None:
     """The active run that holds an overlapping scope; a paused run still holds its own."""
     given = {"workspace": scope.workspace_id, "group": group, "bound": scope.tenant_id}
     rows = await directly(session, HOLDER, **given)
-    return Held(*rows[0]) if rows else None
+    return Held(**rows[0]) if rows else None
 
 
 def _key(name: str) -> Any:
     return func.hashtextextended(parameter(name, Text()), 0)
 
 
-_ISOLATION = func.current_setting("transaction_isolation")
-ALL = select(_ISOLATION, func.pg_advisory_xact_lock(_key("root")))
-ONE = select(_ISOLATION, func.pg_advisory_xact_lock_shared(_key("root")), func.pg_advisory_xact_lock(_key("own")))
+_ISOLATION = func.current_setting("transaction_isolation").label("isolation")
+ALL = Lookup.of(select(_ISOLATION, func.pg_advisory_xact_lock(_key("root"))))
+ONE = Lookup.of(
+    select(_ISOLATION, func.pg_advisory_xact_lock_shared(_key("root")), func.pg_advisory_xact_lock(_key("own")))
+)
 HOLDER = Lookup.of(
     select(OperationRun.id, OperationRun.type, OperationRun.status)
     .where(

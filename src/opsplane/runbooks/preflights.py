@@ -12,7 +12,7 @@ from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.db import Database, sqlstate
-from opsplane.direct import directly
+from opsplane.direct import Begun, directly
 from opsplane.errors import Conflict, OpsplaneError
 from opsplane.lookups import Lookup, parameter
 from opsplane.runbooks.base import Runbook
@@ -128,7 +128,7 @@ class Seen:
     estimated: bool
 
 
-async def consume(session: AsyncSession, preflight_id: uuid.UUID, runbook: Runbook, scope: Scope, *, by: Actor) -> Seen:
+async def consume(session: Begun, preflight_id: uuid.UUID, runbook: Runbook, scope: Scope, *, by: Actor) -> Seen:
     """Use a preflight up: once, by who looked, for what was looked at, before it expires; what it had found.
 
     Raises:

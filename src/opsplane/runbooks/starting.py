@@ -8,11 +8,10 @@ from typing import Any
 import structlog
 from sqlalchemy import Uuid, insert
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.auth.actors import Actor
-from opsplane.db import RACES, Transaction, first_line, new_id, sqlstate
-from opsplane.direct import directly
+from opsplane.db import RACES, first_line, new_id, sqlstate
+from opsplane.direct import Bare, Begun, directly
 from opsplane.errors import Conflict, ServiceUnavailable
 from opsplane.lookups import Lookup, parameter
 from opsplane.queue import JOBS_PER_WAKE
@@ -134,33 +133,40 @@ class Starting:
     async def _transaction(self, preflight_id: uuid.UUID) -> Started:
         """The one transaction: idempotency key, scope lock, preflight used up, run and audit rows."""
         scope = await self._scope()
+        if scope.retry_of is None:
+            async with self.plane.db.bare() as bare:
+                return await self._started(bare, scope, preflight_id)
         async with self.plane.db.transaction() as tx:
-            if (stored := await self._reserve_key(tx.session)) is not None:
-                return Started(RunOut.model_validate(stored), replayed=True)
-            await locks.take(tx.session, scope, self.group)
-            await self._refuse_overlap(tx.session, scope)
-            seen = await preflights.consume(tx.session, preflight_id, self.runbook, scope, by=self.by)
-            if seen.affected == 0 and not self.order.force:
-                raise NothingToDo
-            values = self._values(scope, preflight_id, seen)
-            [created] = await directly(tx.session, INSERT, **values, bound=scope.tenant_id)
-            self.written.set()
-            run = OperationRun(**values)
-            if scope.retry_of is not None:  # workers of the release before would expand it to every tenant
-                await lifecycle.begin(tx.session, run.id)
-            details = {"type": run.type, "affected_count": seen.affected, "release": run.release}
-            if scope.retry_of is not None:
-                details["retry_of_run_id"] = str(scope.retry_of)
-            await lifecycle.record(tx.session, STARTED, run, by=self.by, details=details)
-            out = await self._shown(tx.session, scope, values | dict(created))
-            await self._keep_answer(tx.session, out)
-            self._tell_after_commit(tx, scope)
+            return await self._started(tx.session, scope, preflight_id)
+
+    async def _started(self, session: Begun, scope: Scope, preflight_id: uuid.UUID) -> Started:
+        if (stored := await self._reserve_key(session)) is not None:
+            return Started(RunOut.model_validate(stored), replayed=True)
+        await locks.take(session, scope, self.group)
+        await self._refuse_overlap(session, scope)
+        seen = await preflights.consume(session, preflight_id, self.runbook, scope, by=self.by)
+        if seen.affected == 0 and not self.order.force:
+            raise NothingToDo
+        values = self._values(scope, preflight_id, seen)
+        [created] = await directly(session, INSERT, **values, bound=scope.tenant_id)
+        self.written.set()
+        await self._record(session, OperationRun(**values))
+        out = await self._shown(session, scope, values | dict(created))
+        await self._keep_answer(session, out)
+        self._tell_after_commit(session, scope)
         return Started(out, replayed=False)
 
-    async def _shown(self, session: AsyncSession, scope: Scope, row: dict[str, Any]) -> RunOut:
-        """The run as it was written; one that has begun has numbers to be read."""
+    async def _record(self, session: Begun, run: OperationRun) -> None:
+        details = {"type": run.type, "affected_count": run.preflight_affected_count, "release": run.release}
+        if run.retry_of_run_id is not None:
+            details["retry_of_run_id"] = str(run.retry_of_run_id)
+        await lifecycle.record(session, STARTED, run, by=self.by, details=details)
+
+    async def _shown(self, session: Begun, scope: Scope, row: dict[str, Any]) -> RunOut:
+        """The run as it was written; a retry begins at once, and its numbers are to be read."""
         base_url = self.plane.settings.base_url
-        if scope.retry_of is not None:
+        if not isinstance(session, Bare):
+            await lifecycle.begin(session, self.run_id)  # a worker of the release before would take every tenant
             return await views.show(session, self.run_id, base_url=base_url)
         row |= {"tenant_external_id": scope.tenant_external_id, "elapsed_s": 0.0, "duration_ms": None}
         row |= row["context"]["preflight"] | {"throttled_reason": None, "throttled_at": None}
@@ -193,20 +199,20 @@ class Starting:
             await locks.take(tx.session, scope, self.group)
             if await tx.session.get(OperationRun, self.run_id) is None:
                 return None
-            self._tell_after_commit(tx, scope)
+            self._tell_after_commit(tx.session, scope)
             return await views.show(tx.session, self.run_id, base_url=self.plane.settings.base_url)
 
-    def _tell_after_commit(self, tx: Transaction, scope: Scope) -> None:
+    def _tell_after_commit(self, session: Begun, scope: Scope) -> None:
         jobs = JOBS_PER_WAKE if scope.tenant_id is None else 1  # one tenant is work for one worker
-        announcing.wake_after_commit(tx, self.plane.queue, self.run_id, jobs=jobs)
-        announcing.after_commit(tx, self.plane.queue, self.run_id)
+        announcing.wake_after_commit(session, self.plane.queue, self.run_id, jobs=jobs)
+        announcing.after_commit(session, self.plane.queue, self.run_id)
 
-    async def _reserve_key(self, session: AsyncSession) -> dict[str, Any] | None:
+    async def _reserve_key(self, session: Begun) -> dict[str, Any] | None:
         if self.idempotency_key is None:
             return None
         return await idempotency.reserve(session, self.idempotency_key, self.fingerprint, by=self.by)
 
-    async def _keep_answer(self, session: AsyncSession, out: RunOut) -> None:
+    async def _keep_answer(self, session: Begun, out: RunOut) -> None:
         if self.idempotency_key is not None:
             answer = out.model_dump(mode="json")
             await idempotency.answered(session, self.idempotency_key, out.id, answer, by=self.by)
@@ -224,7 +230,7 @@ class Starting:
             return scope
         return replace(scope, retry_of=retry_of, among=items.failed_tenants(retry_of))
 
-    async def _refuse_overlap(self, session: AsyncSession, scope: Scope) -> None:
+    async def _refuse_overlap(self, session: Begun, scope: Scope) -> None:
         if (active := await locks.holder(session, scope, self.group)) is not None:
             raise ScopeLocked(active, views.view_url(self.plane.settings.base_url, active.id))
 

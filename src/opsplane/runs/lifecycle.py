@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opsplane.audit import log as audit
 from opsplane.auth.actors import Actor, ActorKind
+from opsplane.direct import Begun
 from opsplane.runs import items, metrics, summary, telling
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import UNDER_WAY, InvalidTransition, ItemState, Outcome, Status, outcome_of, sources
@@ -99,7 +100,7 @@ async def _tell(session: AsyncSession, run: OperationRun, *, failed: bool) -> No
 
 
 async def record(
-    session: AsyncSession,
+    session: Begun,
     action: str,
     run: OperationRun,
     *,

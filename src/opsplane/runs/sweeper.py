@@ -76,15 +76,15 @@ async def expand_queued(tx: Transaction, _settings: Settings, queue: Queue) -> N
     queued = await tx.session.scalars(select(run.id).where(run.status == Status.QUEUED).order_by(run.id).limit(BATCH))
     for run_id in queued.all():
         if await lifecycle.begin(tx.session, run_id):
-            announcing.after_commit(tx, queue, run_id)
-            announcing.wake_after_commit(tx, queue, run_id)
+            announcing.after_commit(tx.session, queue, run_id)
+            announcing.wake_after_commit(tx.session, queue, run_id)
 
 
 async def free_leases(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """Take tenants back from workers that fell silent."""
     for run_id in await items.free_expired(tx.session):
-        announcing.after_commit(tx, queue, run_id)
-        announcing.wake_after_commit(tx, queue, run_id, jobs=1)
+        announcing.after_commit(tx.session, queue, run_id)
+        announcing.wake_after_commit(tx.session, queue, run_id, jobs=1)
 
 
 async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> None:
@@ -109,7 +109,7 @@ async def wake_waiting(tx: Transaction, _settings: Settings, queue: Queue) -> No
     )
     for one in woken.all():
         jobs = 1 if one.throttled_reason else max(1, min(free, JOBS_PER_WAKE))
-        announcing.wake_after_commit(tx, queue, one.id, jobs=jobs)
+        announcing.wake_after_commit(tx.session, queue, one.id, jobs=jobs)
 
 
 async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None:
@@ -121,7 +121,7 @@ async def settle_all(tx: Transaction, _settings: Settings, queue: Queue) -> None
     )
     for run_id in at_rest.all():
         if await lifecycle.settle(tx.session, run_id):
-            announcing.after_commit(tx, queue, run_id)
+            announcing.after_commit(tx.session, queue, run_id)
 
 
 async def fail_unrunnable(tx: Transaction, settings: Settings, queue: Queue) -> None:
@@ -170,18 +170,18 @@ async def flag_stalled(tx: Transaction, _settings: Settings, queue: Queue) -> No
     for one in stalled.all():
         log.warning("run_stalled", run_id=str(one.id))
         await telling.stalled(tx.session, one)
-        announcing.after_commit(tx, queue, one.id)
+        announcing.after_commit(tx.session, queue, one.id)
     moving = await tx.session.scalars(
         update(run).where(active, run.stalled_at.is_not(None), moved).values(stalled_at=None).returning(run.id)
     )
     for run_id in moving.all():
-        announcing.after_commit(tx, queue, run_id)
+        announcing.after_commit(tx.session, queue, run_id)
 
 
 async def lift_throttles(tx: Transaction, _settings: Settings, queue: Queue) -> None:
     """No longer call runs throttled whose worker is gone: the next one says how it is."""
     for run_id in await marks.lift_stale(tx.session):
-        announcing.after_commit(tx, queue, run_id)
+        announcing.after_commit(tx.session, queue, run_id)
 
 
 async def end_emergencies(tx: Transaction, _settings: Settings, _queue: Queue) -> None:
@@ -235,7 +235,7 @@ async def _give_up(tx: Transaction, queue: Queue, stale: OperationRun, code: str
     log.error("run_given_up", run_id=str(stale.id), code=code)
     await items.fail_open(tx.session, stale.id, code=code, message=message)
     await lifecycle.fail_whole(tx.session, stale, code=code, message=message)
-    announcing.after_commit(tx, queue, stale.id)
+    announcing.after_commit(tx.session, queue, stale.id)
 
 
 def _is_open() -> ColumnElement[bool]:
