@@ -41,7 +41,7 @@ BARE = "tests/integration/test_bare.py"
 DIRECT = "src/opsplane/direct.py"
 FLOOD = "tests/integration/test_login_flood.py"
 
-FINISHED = "                await leases.finish(session, stored)\n"
+FINISHED = "                await leases.finish(session, [Whole(lease, chunk.updated, chunk.errors)])\n"
 VERIFYING = "        async with self._slots:\n            right, rehashed"
 
 

@@ -36,7 +36,7 @@ async def test_a_run_is_not_paused_while_a_chunk_is_under_way_that_the_request_d
         await leases.fence(chunk.session, lease)  # the request is not committed yet
         claimed.set()
         await pausing
-        await leases.finish(chunk.session, lease)
+        await support.finish(chunk.session, lease)
     async with plane.db.transaction() as tx:
         assert await lifecycle.settle(tx.session, run_id)
     assert (await support.show(plane, run_id)).status == "paused"

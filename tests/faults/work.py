@@ -8,6 +8,7 @@ from opsplane.db import Transaction
 from opsplane.runbooks.service import Plane
 from opsplane.runs import leases, lifecycle, sweeper
 from opsplane.runs.leases import Lease
+from tests import support
 from tests.faults.run_model import Item, Run
 
 
@@ -26,12 +27,12 @@ class Chunk:
         """Store what it did, as the drain does."""
         session = self.tx.session
         async with self.stack:
-            stored = await leases.store(
+            if last:
+                await leases.finish(session, [leases.Whole(lease, updated, 0)])
+                return lease
+            return await leases.store(
                 session, lease, cursor=None, updated=updated, errors=0, passes=0, lease_s=lease_s
             )  # fmt: skip
-            if last:
-                await leases.finish(session, stored)
-        return stored
 
     async def die(self, lease: Lease) -> None:
         """Store, and be gone before the commit."""
@@ -88,7 +89,7 @@ async def open_chunk(plane: Plane, lease: Lease) -> Chunk:
 async def finish(plane: Plane, lease: Lease) -> None:
     """End an item well."""
     async with plane.db.transaction() as tx:
-        await leases.finish(tx.session, lease)
+        await support.finish(tx.session, lease)
 
 
 async def fail(plane: Plane, lease: Lease) -> None:

@@ -186,7 +186,7 @@ async def test_nothing_is_kept_of_a_bundle_that_holds_a_lost_tenant(
     whole = [leases.Whole(lease, 1, 0) for lease in (*held[:2], replace(held[2], token=99))]
     with pytest.raises(leases.LeaseLost):
         async with plane.db.transaction() as tx:
-            await leases.finish_all(tx.session, whole)
+            await leases.finish(tx.session, whole)
     assert await states(plane) == 3 * [("running", 0)]
 
 

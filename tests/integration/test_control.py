@@ -157,7 +157,7 @@ async def test_a_pausing_run_whose_last_tenant_ends_is_completed(
     async with plane.db.transaction() as tx:
         for lease in held:
             assert lease is not None
-            await leases.finish(tx.session, lease)
+            await support.finish(tx.session, lease)
     async with plane.db.transaction() as tx:
         assert await lifecycle.settle(tx.session, run_id)
     assert (await support.show(plane, run_id)).outcome == "succeeded"

@@ -292,7 +292,7 @@ async def test_a_run_given_up_half_way_says_which_tenants_were_done(
     lease = await claim(plane, run_id)
     async with plane.db.transaction() as tx:
         stored = await leases.store(tx.session, lease, cursor=None, updated=5, errors=0, passes=1, lease_s=20)
-        await leases.finish(tx.session, stored)
+        await support.finish(tx.session, stored)
         await processes.beat(tx.session, uuid.uuid4(), kind=processes.WORKER, slots=2)
         await tx.session.execute(text("UPDATE operation_runs SET runbook_version = 99"))
         await tx.session.execute(

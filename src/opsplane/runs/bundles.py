@@ -59,7 +59,7 @@ class Bundle:
             await self._go_on(session)
         if self.begun is not None:
             self.unfinished.append(await self.repairer.store(session, *self.begun))
-        await leases.finish_all(session, self.whole)
+        await leases.finish(session, self.whole)
 
     def _has_room(self) -> bool:
         anybody = self.begun is not None or bool(self.waiting)

@@ -20,7 +20,7 @@ from opsplane.runs import leases, metrics, troubles
 from opsplane.runs.bundles import Bundle, Culprit, Unclear
 from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
-from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning
+from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning, Whole
 from opsplane.runs.repairing import Repairer
 from opsplane.runs.throttling.pacer import Pacer
 
@@ -131,20 +131,20 @@ class Carrier:
 
     async def advance(self, lease: Lease) -> Lease | None:
         """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
-        started = time.monotonic()
+        started, stored = time.monotonic(), None
         async with self._chunk() as session:
             await leases.fence(session, lease)
             chunk = await self.repairer.apply(session, lease, lease.cursor, _careful(self.pace.size.rows, lease))
-            done = await self.repairer.is_done(session, lease, chunk)
-            stored = await self.repairer.store(session, lease, chunk)
-            if done:
-                await leases.finish(session, stored)
+            if await self.repairer.is_done(session, lease, chunk):
+                await leases.finish(session, [Whole(lease, chunk.updated, chunk.errors)])
+            else:
+                stored = await self.repairer.store(session, lease, chunk)
         took_s = time.monotonic() - started
         self._count(chunk.took, chunk.updated, took_s)
         self.hints.changed(lease.run_id)
-        if done and lease.cursor is None:
+        if stored is None and lease.cursor is None:
             self.pace.carried(1, took_s)
-        return None if done else stored
+        return stored
 
     @asynccontextmanager
     async def _chunk(self) -> AsyncIterator[Begun]:

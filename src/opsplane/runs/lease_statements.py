@@ -9,7 +9,6 @@ from sqlalchemy import (
     Interval,
     Text,
     Uuid,
-    any_,
     bindparam,
     case,
     func,
@@ -20,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from opsplane.lookups import Lookup
-from opsplane.runs.models import OperationRun, OperationRunItem
+from opsplane.runs.models import OperationRun, OperationRunItem, is_now
 from opsplane.runs.states import ItemState, Status
 
 GIVEN_BACK = {"state": ItemState.PENDING, "lease_until": None, "leased_by": None}
@@ -37,10 +36,11 @@ def _table(**columns: Any) -> Any:
 def _fenced(mine: Any) -> Any:
     """The fence: items of a run that nobody else has claimed, that have not ended, and are as their holder left them.
 
-    They are not if a crash of the server has forgotten the holder's last commit.
+    They are not if a crash of the server has forgotten the holder's last commit. Which run it is comes with each key:
+    of a run by itself PostgreSQL believes that it has a few items, and would rather read all of them.
     """
     return (
-        (item.run_id == bindparam("run", type_=Uuid()))
+        (item.run_id == mine.c.run_id)
         & (item.item_key == mine.c.item_key)
         & (item.lease_token == mine.c.token)
         & item.progress_at.is_not_distinct_from(mine.c.progress_at)
@@ -48,16 +48,8 @@ def _fenced(mine: Any) -> Any:
     )
 
 
-def _ended_well(updated: Any) -> Any:
-    return case((updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED)
-
-
 def _of_held(told: Any = item.item_key, **values: Any) -> Lookup:
     return Lookup.of(update(item).where(_fenced(HELD)).values(**values).returning(told))
-
-
-def _end(state: Any) -> Lookup:
-    return _of_held(state=state, lease_until=None, leased_by=None, finished_at=_now)
 
 
 def _after(name: str) -> Any:
@@ -68,15 +60,17 @@ def _claiming(*conditions: Any) -> Lookup:
     of_run, due = bindparam("run", type_=Uuid()), or_(item.not_before.is_(None), item.not_before <= _now)
     running = select(OperationRun.id).where(OperationRun.id == of_run, OperationRun.status == Status.RUNNING)
     picked = (
-        select(item.item_key)
-        .where(item.run_id == of_run, item.state == ItemState.PENDING, due, running.exists(), *conditions)
+        select(item.run_id, item.item_key)
+        .where(item.run_id == of_run, is_now(ItemState.PENDING), due, running.exists(), *conditions)
         .order_by(item.ordinal)
         .limit(bindparam("most", type_=BigInteger()))
         .with_for_update(skip_locked=True)
+        .cte("picked")
+        .prefix_with("MATERIALIZED")  # picked once; and of a run by itself PostgreSQL believes that it has a few items
     )
     return Lookup.of(
         update(item)
-        .where(item.run_id == of_run, item.item_key == any_(func.array(picked.scalar_subquery())))
+        .where(item.run_id == picked.c.run_id, item.item_key == picked.c.item_key)
         .values(
             state=ItemState.RUNNING,
             lease_token=item.lease_token + 1,
@@ -104,10 +98,11 @@ _now = func.clock_timestamp()
 CLAIM = _claiming()
 CLAIM_SMOOTH = _claiming(item.attempts == 0, item.lost_count == 0)
 
-HELD = _table(item_key=Text(), token=BigInteger(), progress_at=DateTime(timezone=True))
+HELD = _table(run_id=Uuid(), item_key=Text(), token=BigInteger(), progress_at=DateTime(timezone=True))
 DONE = _table(
-    item_key=Text(), token=BigInteger(), progress_at=DateTime(timezone=True), updated=BigInteger(), errors=BigInteger()
-)
+    run_id=Uuid(), item_key=Text(), token=BigInteger(), progress_at=DateTime(timezone=True), updated=BigInteger(),
+    errors=BigInteger(),
+)  # fmt: skip
 FENCE = Lookup.of(
     select(item.item_key, OperationRun.status)
     .join(OperationRun, OperationRun.id == item.run_id)
@@ -119,7 +114,7 @@ FINISH = Lookup.of(
     update(item)
     .where(_fenced(DONE))
     .values(
-        state=_ended_well(item.updated_count + DONE.c.updated),
+        state=case((item.updated_count + DONE.c.updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED),
         cursor=None,
         updated_count=item.updated_count + DONE.c.updated,
         error_count=item.error_count + DONE.c.errors,
@@ -148,8 +143,7 @@ STORE = _of_held(
     lease_until=_after("lease"),
     progress_at=_now,
 )
-END_WELL = _end(_ended_well(item.updated_count))
-END_FAILED = _end(ItemState.FAILED)
+END_FAILED = _of_held(state=ItemState.FAILED, lease_until=None, leased_by=None, finished_at=_now)
 COUNT_ATTEMPT = _of_held(item.attempts, attempts=item.attempts + 1)
 RETRY_LATER = _of_held(
     **GIVEN_BACK,

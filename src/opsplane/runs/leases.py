@@ -19,7 +19,6 @@ from opsplane.runs.lease_statements import (
     CLAIM_SMOOTH,
     COUNT_ATTEMPT,
     END_FAILED,
-    END_WELL,
     FENCE,
     FINISH,
     GIVEN_BACK,
@@ -150,23 +149,17 @@ async def store(
     )  # fmt: skip
 
 
-async def finish(session: Begun, lease: Lease) -> None:
-    """End an item well, in its last chunk's transaction: `skipped` if nothing was wrong there."""
-    await _end(session, lease, END_WELL)
-    metrics.ended(session, ItemState.SUCCEEDED if lease.updated > 0 else ItemState.SKIPPED)
-
-
 @dataclass(frozen=True)
 class Whole:
-    """A tenant that one chunk was enough for."""
+    """A tenant that is done, and what its last chunk did."""
 
     lease: Lease
     updated: int
     errors: int
 
 
-async def finish_all(session: Begun, done: Sequence[Whole]) -> None:
-    """Store what one chunk did for several whole tenants of a run, and end them well, in one statement.
+async def finish(session: Begun, done: Sequence[Whole]) -> None:
+    """Store what their last chunk did for tenants of a run, and end them well: `skipped` if nothing was wrong there.
 
     Raises:
         LeaseLost: not all of them are ours; nothing may be kept.
@@ -184,7 +177,8 @@ async def finish_all(session: Begun, done: Sequence[Whole]) -> None:
 
 async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) -> None:
     """End an item with a failure that operators see."""
-    await _end(session, lease, END_FAILED)
+    if not await directly(session, END_FAILED, **_given([lease])):
+        raise LeaseLost
     metrics.ended(session, ItemState.FAILED)
     await items.add_failure(session, lease.run_id, lease.item_key, lease.tenant_id, code=code, message=message)
 
@@ -227,14 +221,9 @@ async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Coll
     return sorted(set(runs))
 
 
-async def _end(session: Begun, lease: Lease, statement: Lookup) -> None:
-    if not await directly(session, statement, **_given([lease])):
-        raise LeaseLost
-
-
 def _given(held: Sequence[Lease]) -> dict[str, Any]:
     return {
-        "run": held[0].run_id,
+        "held_run_id": [lease.run_id for lease in held],
         "held_item_key": [lease.item_key for lease in held],
         "held_token": [lease.token for lease in held],
         "held_progress_at": [lease.progress_at for lease in held],
