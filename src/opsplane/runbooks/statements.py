@@ -125,7 +125,9 @@ def _summary(found: CTE, looked_at: CTE, changed: CTE) -> Select[Any]:
     of_found = select(found.c.nr, func.count().label("found")).group_by(found.c.nr).cte("of_found")
     whole = select(func.coalesce(func.sum(of_found.c.found), 0).cast(BigInteger).label("found")).cte("whole")
     enough = whole.c.found >= LIMIT
-    last_found, last_looked_at = _last(found, enough), _last(looked_at, ~enough)
+    # Those that were found are kept in the order in which they were looked at: the last of enough is at their limit.
+    last_found = select(found.c.nr, found.c.key).where(enough).offset(LIMIT - 1).limit(1).lateral()
+    last_looked_at = _last(looked_at, ~enough)
     each = _each(of_found, changed)
     return select(
         whole.c.found,
@@ -150,7 +152,7 @@ def _each(of_found: CTE, changed: CTE) -> FromClause:
             func.count().label("updated"),
             func.count().filter(changed.c.still).label("still"),
         )
-        .group_by("nr")
+        .group_by(changed.c.tenant)
         .subquery("of_changed")
     )
     # A row may have become another tenant's between the two looks at it; it was changed, so it is counted.
