@@ -105,7 +105,7 @@ class Database:
             self.engine, expire_on_commit=False, autoflush=False, info={"settings": settings}
         )
         self._settings = settings
-        self._size = settings.pool_size - (share if looks_up else 0)
+        self._shares = (settings.pool_size - share, share) if looks_up else (settings.pool_size, 0)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -161,15 +161,16 @@ class Database:
             raise
 
     async def warm(self) -> None:
-        """Open every connection: the first who come, when many come at once, do not wait for them.
+        """Open half of the connections: the first who come, when many come at once, do not wait for them.
 
         Raises:
             ServiceUnavailable: the database cannot be reached.
         """
+        sessions, lookups = self._shares
         async with translate_unreachable():
-            await self._lookups.warm()  # which takes connections out of the pool
+            await self._lookups.warm(lookups // 2)  # which takes connections out of the pool
         async with contextlib.AsyncExitStack() as held:
-            for _ in range(self._size):
+            for _ in range(sessions // 2):
                 await held.enter_async_context(self.bare())
 
     async def close(self) -> None:

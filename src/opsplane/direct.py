@@ -23,7 +23,7 @@ PLANS_S = 60
 
 
 class Bare:
-    """A transaction for `Lookup`s only; it begins with the first of them. `info` is as a session's."""
+    """A transaction for `Lookup`s and commands; it begins with the first of them. `info` is as a session's."""
 
     def __init__(self, driver: Watched, info: dict[str, Any]) -> None:
         self.info = info
@@ -89,7 +89,7 @@ class Bare:
 
     async def roll_back(self) -> None:
         """Leave nothing of it."""
-        if self._driver.is_in_transaction():
+        if self._begun and not self._driver.is_closed():  # in a transaction or not: a BEGIN may be under way
             with _asking(self._driver):
                 await self._driver.execute("ROLLBACK")
 

@@ -143,13 +143,13 @@ class Lookups:
                 if is_new or connection.silent:
                     raise ConnectionError(str(error)) from error
 
-    async def warm(self) -> None:
-        """Open every connection.
+    async def warm(self, number: int) -> None:
+        """Open so many connections; nobody is looking yet.
 
         Raises:
             ConnectionError: the database is away.
         """
-        for _ in range(self.limit):
+        for _ in range(number):
             opened = await connections.apart(self.engine, self.patience_s)
             self._free.append(_Free(opened, time.monotonic()))
 

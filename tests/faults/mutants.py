@@ -128,12 +128,12 @@ MUTANTS = (
     _mutant(
         "progress does not forgive attempts",
         f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
-        (STATEMENTS, "    attempts=func.greatest(item.attempts - 1, 0),\n"),
+        (STATEMENTS, "\n    attempts=func.greatest(item.attempts - 1, 0),\n"),
     ),
     _mutant(
         "progress does not forgive lost workers",
         f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
-        (STATEMENTS, "    lost_count=0,\n"),
+        (STATEMENTS, "\n    lost_count=0,\n"),
     ),
     _mutant(
         "a tenant may kill any number of workers",
@@ -240,12 +240,12 @@ MUTANTS = (
     _mutant(
         "a scope lock works on an old snapshot",
         f"{GUARDS}::test_a_scope_lock_refuses_a_snapshot_older_than_itself",
-        (LOCKS, 'if isolation != "read committed":', "if not isolation:"),
+        (LOCKS, 'if locked["isolation"] != "read committed":', 'if not locked["isolation"]:'),
     ),
     _mutant(
         "a start over all tenants takes no lock",
         f"{GUARDS}::test_a_start_waits_for_another_on_an_overlapping_scope_only",
-        (LOCKS, 'ALL = select(_ISOLATION, func.pg_advisory_xact_lock(_key("root")))', "ALL = select(_ISOLATION)"),
+        (LOCKS, 'select(_ISOLATION, func.pg_advisory_xact_lock(_key("root")))', "select(_ISOLATION)"),
     ),
     _mutant(
         "a start over one tenant takes no lock on all",

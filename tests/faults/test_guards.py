@@ -85,14 +85,27 @@ async def test_a_run_that_is_not_running_hands_out_no_tenant(plane: Plane, run_i
         assert await leases.claim(tx.session, run_id, uuid.uuid4(), lease_s=20) is None
 
 
+async def attempts_and_losses(session: AsyncSession, lease: Lease) -> tuple[int, int]:
+    found = text("SELECT attempts, lost_count FROM operation_run_items WHERE item_key = :key")
+    attempts, losses = (await session.execute(found, {"key": lease.item_key})).one()
+    return attempts, losses
+
+
 async def test_progress_forgives_what_went_wrong_before(plane: Plane, run_id: uuid.UUID) -> None:
     async with plane.db.transaction() as tx:
-        await tx.session.execute(update(OperationRunItem).values(attempts=2, lost_count=2))
+        await tx.session.execute(update(OperationRunItem).values(attempts=3, lost_count=2))
         after = await stored(tx.session, await support.claimed(tx.session, run_id))
-        kept = await tx.session.execute(
-            text("SELECT attempts, lost_count FROM operation_run_items WHERE item_key = :key"), {"key": after.item_key}
-        )
-    assert tuple(kept.one()) == (after.attempts, after.losses) == (1, 0)
+        assert await attempts_and_losses(tx.session, after) == (after.attempts, after.losses) == (2, 0)
+        await support.finish(tx.session, after)
+        assert await attempts_and_losses(tx.session, after) == (1, 0)
+
+
+async def test_the_only_chunk_of_a_tenant_forgives_what_went_wrong_before(plane: Plane, run_id: uuid.UUID) -> None:
+    async with plane.db.transaction() as tx:
+        await tx.session.execute(update(OperationRunItem).values(attempts=2, lost_count=2))
+        lease = await support.claimed(tx.session, run_id)
+        await support.finish(tx.session, lease)
+        assert await attempts_and_losses(tx.session, lease) == (1, 0)
 
 
 async def test_no_clock_of_a_worker_says_how_long_a_lease_lasts(plane: Plane, run_id: uuid.UUID) -> None:

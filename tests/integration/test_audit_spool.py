@@ -18,8 +18,10 @@ from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.outbox import OutboxEvent
+from opsplane.runbooks import service
 from opsplane.runbooks.service import Plane
 from opsplane.runs import sweeper
+from opsplane.runs.models import OperationRun
 from opsplane.tenants.models import Tenant
 from tests import support
 
@@ -216,14 +218,46 @@ async def test_what_the_database_cannot_hold_is_stored_in_short(plane: Plane) ->
     assert not spool.holds_any(plane.settings)
 
 
-async def test_without_any_record_an_act_is_refused_but_a_run_goes_on(broken: Plane, settings: Settings) -> None:
+@pytest.fixture
+def no_spool(plane: Plane, settings: Settings) -> Iterator[None]:
+    """A file where the folder of the spool should be."""
     place = spool.folder(settings)
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.touch()
+    yield
+    place.unlink()
+
+
+@pytest.mark.usefixtures("no_spool")
+async def test_without_any_record_an_act_is_refused_but_a_run_goes_on(broken: Plane) -> None:
+    with pytest.raises(AuditUnavailable):
+        await record(broken, "refused")
+    await record(broken, "goes on", or_go_on=True)
+
+
+@pytest.mark.usefixtures("no_spool")
+async def test_without_any_record_a_run_is_not_started_and_it_says_why(
+    plane: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    await support.add_findings(plane, tenants[0], 1)
+    seen = await service.preflight(plane, support.BACKFILL, None, by=operator, source=service.Source.CLI)
+    await sql(plane, BREAK)
     try:
         with pytest.raises(AuditUnavailable):
-            await record(broken, "refused")
-        await record(broken, "goes on", or_go_on=True)
+            await support.start(plane, operator, preflight_id=seen.id)
     finally:
-        place.unlink()
+        await sql(plane, MEND)
+    assert await support.count(plane, OperationRun) == 0
+
+
+async def test_a_start_the_database_records_nothing_of_is_in_the_spool(
+    broken: Plane, operator: Actor, tenants: list[Tenant]
+) -> None:
+    await support.add_findings(broken, tenants[0], 1)
+    started = await support.start(broken, operator)
+    await sql(broken, MEND)
+    await sweeper.sweep(broken.db, broken.queue, broken.settings)
+    async with broken.db.reading() as session:
+        kept = await session.scalars(select(AuditEvent.subject_id).where(AuditEvent.action.endswith("started")))
+    assert kept.all() == [str(started.run.id)]

@@ -172,6 +172,25 @@ async def test_who_is_cancelled_leaves_nothing_and_no_statement_runs_on(plane: P
     assert plane.db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+async def test_who_is_cancelled_as_a_transaction_begins_leaves_none_open(plane: Plane) -> None:
+    await plane.db.look(PID)  # which takes its connection out of the pool
+    async with plane.db.bare() as bare:
+        pid = await pid_of(bare)
+
+    async def begin() -> None:
+        async with plane.db.bare() as bare:
+            await direct.set_local(bare, "lock_timeout = 0; SELECT pg_sleep(60)")
+            await directly(bare, PID)
+
+    task = asyncio.create_task(begin())
+    await until_asleep(plane, pid)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with plane.db.transaction() as tx:
+        assert await tx.session.scalar(text("SELECT pg_backend_pid()")) == pid
+
+
 @pytest.mark.parametrize("pooler", Pooler)
 async def test_plans_are_kept_for_a_minute_but_not_behind_a_pooler(
     plane: Plane, pooler: Pooler, monkeypatch: pytest.MonkeyPatch

@@ -3,12 +3,15 @@
 import asyncio
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import select, text
 
 from opsplane.audit.models import AuditEvent
 from opsplane.auth.actors import Actor
+from opsplane.db import Transaction
 from opsplane.errors import MissingCapability, ServiceUnavailable
 from opsplane.runbooks import control
 from opsplane.runbooks.locks import ScopeLocked
@@ -253,6 +256,26 @@ async def test_retry_failed_repairs_only_the_tenants_that_failed(
     async with plane.db.reading() as session:
         items = await item_views.page(session, retried.run.id, after=None, limit=10)
     assert [(item.tenant_external_id, item.failure_code) for item in items] == [("globex", "runbook_error")]
+
+
+async def test_a_retry_whose_commit_nobody_answered_is_found(
+    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await support.finished_run(plane, operator, FAILS)
+    transaction, lost = plane.db.transaction, asyncio.Event()
+
+    @asynccontextmanager
+    async def cut() -> AsyncIterator[Transaction]:
+        async with transaction() as tx:
+            yield tx
+        if not lost.is_set() and await support.count(plane, OperationRun) == 2:
+            lost.set()
+            raise ServiceUnavailable("away", service="database")
+
+    monkeypatch.setattr(plane.db, "transaction", cut)
+    retried = await retry(plane, operator, old)
+    assert lost.is_set()
+    assert (retried.run.retry_of_run_id, await support.count(plane, OperationRun)) == (old, 2)
 
 
 async def test_a_retried_run_says_so_and_offers_no_other_retry_once_that_has_succeeded(

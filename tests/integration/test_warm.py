@@ -27,13 +27,15 @@ MANY = 20
 RIGHTS = (Capability.SYSTEM_ACCESS, Capability.OPS_VIEW)
 
 
-async def test_a_warm_process_has_all_its_connections_and_opens_no_other(plane: Plane, settings: Settings) -> None:
+async def test_a_warm_process_has_half_its_connections_and_opens_no_more_than_the_other_half(
+    plane: Plane, settings: Settings
+) -> None:
     db = Database(settings, application="opsplane-warm", looks_up=True)
     await db.warm()
     async with plane.db.reading() as session:
         named = text("SELECT pid FROM pg_stat_activity WHERE application_name = 'opsplane-warm'")
         known = set(await session.scalars(named))
-    assert len(known) == settings.pool_size
+    assert len(known) == settings.pool_size // 2
 
     async def bare() -> int:
         async with db.bare() as tx:
@@ -44,7 +46,8 @@ async def test_a_warm_process_has_all_its_connections_and_opens_no_other(plane: 
 
     used = await asyncio.gather(*(act() for act in (bare, look) for _ in range(MANY)))
     await db.close()
-    assert set(used) == known
+    assert known < set(used)
+    assert len(set(used)) <= settings.pool_size
 
 
 async def test_a_database_that_is_away_keeps_no_process_from_starting(settings: Settings) -> None:

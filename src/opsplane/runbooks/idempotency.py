@@ -85,8 +85,7 @@ def _answer(stored: Rows, request: str) -> dict[str, Any] | None:
 
 # Not named like the columns: SQLAlchemy keeps those names for what an UPDATE sets.
 _MINE = (IdempotencyKey.principal == parameter("principal_")) & (IdempotencyKey.key == parameter("key_"))
-_FIND = select(IdempotencyKey.fingerprint, IdempotencyKey.response).where(_MINE)
-STORED = Lookup.of(_FIND)
+STORED = Lookup.of(select(IdempotencyKey.fingerprint, IdempotencyKey.response).where(_MINE))
 ANSWERED = Lookup.of(update(IdempotencyKey).where(_MINE), ("run_id", "response"))
 RESERVE = Lookup.of(
     insert(IdempotencyKey).on_conflict_do_nothing().returning(IdempotencyKey.key), ("principal", "key", "fingerprint")

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import Uuid, insert
 from sqlalchemy.exc import DBAPIError
 
+from opsplane.audit.log import AuditUnavailable
 from opsplane.auth.actors import Actor
 from opsplane.db import RACES, first_line, new_id, sqlstate
 from opsplane.direct import Bare, Begun, directly
@@ -113,6 +114,8 @@ class Starting:
             preflight_id = seen.id
         try:
             return await self._transaction(preflight_id)
+        except AuditUnavailable:
+            raise  # the database itself answers
         except ServiceUnavailable:
             if not self.written.is_set():
                 raise
@@ -150,6 +153,8 @@ class Starting:
         values = self._values(scope, preflight_id, seen)
         [created] = await directly(session, INSERT, **values, bound=scope.tenant_id)
         self.written.set()
+        if not isinstance(session, Bare):
+            await lifecycle.begin(session, self.run_id)  # a retry: workers of the release before would take all tenants
         await self._record(session, OperationRun(**values))
         out = await self._shown(session, scope, values | dict(created))
         await self._keep_answer(session, out)
@@ -163,10 +168,9 @@ class Starting:
         await lifecycle.record(session, STARTED, run, by=self.by, details=details)
 
     async def _shown(self, session: Begun, scope: Scope, row: dict[str, Any]) -> RunOut:
-        """The run as it was written; a retry begins at once, and its numbers are to be read."""
+        """The run as it was written; one that has begun has numbers to be read."""
         base_url = self.plane.settings.base_url
         if not isinstance(session, Bare):
-            await lifecycle.begin(session, self.run_id)  # a worker of the release before would take every tenant
             return await views.show(session, self.run_id, base_url=base_url)
         row |= {"tenant_external_id": scope.tenant_external_id, "elapsed_s": 0.0, "duration_ms": None}
         row |= row["context"]["preflight"] | {"throttled_reason": None, "throttled_at": None}

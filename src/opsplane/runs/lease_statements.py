@@ -66,7 +66,7 @@ def _claiming(*conditions: Any) -> Lookup:
         .limit(bindparam("most", type_=BigInteger()))
         .with_for_update(skip_locked=True)
         .cte("picked")
-        .prefix_with("MATERIALIZED")  # picked once; and of a run by itself PostgreSQL believes that it has a few items
+        .prefix_with("MATERIALIZED")  # picked once
     )
     return Lookup.of(
         update(item)
@@ -119,6 +119,8 @@ FINISH = Lookup.of(
         updated_count=item.updated_count + DONE.c.updated,
         error_count=item.error_count + DONE.c.errors,
         passes=item.passes + 1,
+        attempts=func.greatest(item.attempts - 1, 0),
+        lost_count=0,
         lease_until=None,
         leased_by=None,
         not_before=None,
