@@ -152,7 +152,7 @@ def _each(of_found: CTE, changed: CTE) -> FromClause:
             func.count().label("updated"),
             func.count().filter(changed.c.still).label("still"),
         )
-        .group_by(changed.c.tenant)
+        .group_by("nr")
         .subquery("of_changed")
     )
     # A row may have become another tenant's between the two looks at it; it was changed, so it is counted.
