@@ -107,7 +107,7 @@ async def bare(engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[Bare]
     try:
         pooled = await engine.raw_connection()
     except engine.dialect.loaded_dbapi.Error as error:  # this way to connect alone SQLAlchemy does not wrap
-        raise DBAPIError(None, None, error) from error
+        raise InterfaceError(None, None, error) from error
     driver = pooled.driver_connection
     assert isinstance(driver, Watched)
     opened = Bare(driver, info)
