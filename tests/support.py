@@ -2,6 +2,8 @@
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import func, insert, select, text
@@ -79,6 +81,32 @@ async def finish(session: AsyncSession, lease: Lease) -> None:
 def drainer(plane: Plane) -> Drainer:
     """A worker's drains, without the worker."""
     return Drainer(plane.db, plane.settings, uuid.uuid4(), asyncio.Event(), plane.queue.hints)
+
+
+@asynccontextmanager
+async def durable(plane: Plane) -> AsyncIterator[None]:
+    """New connections wait for the disk, as they do outside of tests."""
+    async with plane.db.transaction() as tx:
+        name = await tx.session.scalar(text("SELECT current_database()"))
+        await tx.session.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = on"))
+    await plane.db.engine.dispose()
+    try:
+        yield
+    finally:
+        async with plane.db.transaction() as tx:
+            await tx.session.execute(text(f"ALTER DATABASE {name} RESET synchronous_commit"))
+        await plane.db.engine.dispose()
+
+
+async def until_somebody_waits(plane: Plane) -> None:
+    """Until a statement waits for a lock."""
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    async with asyncio.timeout(10):
+        while True:
+            async with plane.db.reading() as session:
+                if await session.scalar(waiting):
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def drain(plane: Plane, run_id: uuid.UUID) -> Drained:

@@ -44,7 +44,6 @@ class Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
         super().__init__(protocol, transport, *rest)
         self.new = True
         self.silent = False
-        self.plans_since = time.monotonic()
         self._answered_at = 0.0
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None

@@ -122,15 +122,15 @@ class Database:
             await send()
 
     @asynccontextmanager
-    async def bare(self) -> AsyncIterator[Bare]:
-        """A `transaction` for `Lookup`s only: it costs a fraction of one that has a session.
+    async def bare(self, *, each_alone: bool = False) -> AsyncIterator[Bare]:
+        """A `transaction` for `Lookup`s only, or one for each of them: it costs a fraction of one that has a session.
 
         Raises:
             ServiceUnavailable: the database cannot be reached.
         """
         then: list[Callable[[], Awaitable[None]]] = []
         info = {"settings": self._settings, AFTER_COMMIT: then}
-        async with translate_unreachable(), direct.bare(self.engine, info) as bare:
+        async with translate_unreachable(), direct.bare(self.engine, info, each_alone=each_alone) as bare:
             yield bare
         for send in then:
             await send()

@@ -4,7 +4,6 @@ For what is hot: SQLAlchemy spends more on a transaction of a few `Lookup`s than
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -19,15 +18,19 @@ from opsplane.connections import Watched
 from opsplane.lookups import Lookup, Rows
 
 DRIVER = "driver"
-PLANS_S = 60
 
 
 class Bare:
-    """A transaction for `Lookup`s and commands; it begins with the first of them. `info` is as a session's."""
+    """A transaction for `Lookup`s and commands; it begins with the first of them. `info` is as a session's.
 
-    def __init__(self, driver: Watched, info: dict[str, Any]) -> None:
+    With `each_alone`, each of its statements is a transaction by itself, which nobody begins or commits; not so
+    behind a pooler, where what a session should have set is set as a transaction begins.
+    """
+
+    def __init__(self, driver: Watched, info: dict[str, Any], *, each_alone: bool = False) -> None:
         self.info = info
         self._driver = driver
+        self._each_alone = each_alone and not driver.pooled
         self._begun = False
 
     async def fetch(self, wanted: Lookup, given: dict[str, Any]) -> Rows:
@@ -49,30 +52,17 @@ class Bare:
 
     async def set_local(self, setting: str) -> None:
         """Set something for the rest of it."""
+        assert not self._each_alone, "there is no rest of a transaction that is one statement"
         if self._begun:
             await self.run(f"SET LOCAL {setting}")
         else:
             self._driver.opening += f"SET LOCAL {setting};"
 
-    async def keep_plans(self) -> None:
-        """Have its statements planned once a minute, instead of each time with the values that are given.
-
-        Besides the time for it, planning reads the ends of indexes, and those of a table under repair are full of
-        what is dead. Plans from a time when a table was empty would be kept as gladly; hence the minute. Triggers of
-        the application run under the same setting. Behind a pooler no statement is kept, and so no plan.
-        """
-        if self._driver.pooled:
-            return
-        now = time.monotonic()
-        if now - self._driver.plans_since > PLANS_S:
-            self._driver.plans_since = now
-            self._driver.opening += "DISCARD PLANS;"
-        await self.set_local("plan_cache_mode = force_generic_plan")
-
     async def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
+            if not self._each_alone:
+                await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
 
     async def commit(self) -> None:
         """Make it last.
@@ -80,7 +70,7 @@ class Bare:
         Raises:
             RuntimeError: a statement has failed, and somebody went on as if it had not; nothing was kept.
         """
-        if not self._begun:
+        if not self._begun or self._each_alone:
             return
         with _asking(self._driver):
             said = await self._driver.execute("COMMIT")
@@ -89,7 +79,7 @@ class Bare:
 
     async def roll_back(self) -> None:
         """Leave nothing of it."""
-        if self._begun and not self._driver.is_closed():  # in a transaction or not: a BEGIN may be under way
+        if self._begun and not self._driver.is_closed():  # in a transaction or not: something may be under way
             with _asking(self._driver):
                 await self._driver.execute("ROLLBACK")
 
@@ -98,7 +88,7 @@ Begun = AsyncSession | Bare
 
 
 @asynccontextmanager
-async def bare(engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[Bare]:
+async def bare(engine: AsyncEngine, info: dict[str, Any], *, each_alone: bool) -> AsyncIterator[Bare]:
     """Commit on success, roll back on any exception.
 
     Raises:
@@ -110,7 +100,7 @@ async def bare(engine: AsyncEngine, info: dict[str, Any]) -> AsyncIterator[Bare]
         raise InterfaceError(None, None, error) from error
     driver = pooled.driver_connection
     assert isinstance(driver, Watched)
-    opened = Bare(driver, info)
+    opened = Bare(driver, info, each_alone=each_alone)
     try:
         yield opened
         await opened.commit()

@@ -30,7 +30,7 @@ from tests.faults.points import CASES, POINTS, Case, Fault, Scene, When
 
 LEASE_S = 0.5
 # Inside a transaction, nobody can overtake a victim that stands still; outside, it stands still until somebody has.
-FREEZE_S = {When.AFTER: 1, When.BEFORE: 10, When.COMMITTED: 10}
+FREEZE_S = {When.AFTER: 1, When.BEFORE: 10, When.ALONE: 10, When.COMMITTED: 10}
 VICTIM_LIMIT_S, JUDGE_LIMIT_S = 90, 180  # of a machine that is very busy
 LONGEST_LOG = 6000
 NO_ANSWER = '{"case": "", "wrongs": []}'
@@ -105,7 +105,7 @@ def _settings(database_url: str, home: Path, asked: dict[str, Any]) -> Settings:
 
 async def _warm_up(lane: Lane) -> None:
     """Let a run pass by once, so that what is compiled for it is there in every fork."""
-    for life in ("work", "sweep"):
+    for life in ("work", "repair", "sweep"):
         case = Case(replace(POINTS[0], life=life), Fault.CRASH, 1)
         nonce = uuid.uuid4().hex
         async with lives.opened(lane.db, lane.settings) as plane:

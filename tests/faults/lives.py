@@ -2,21 +2,21 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import asyncpg
-from sqlalchemy import Select, text
+from sqlalchemy import ColumnElement, Select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
-from opsplane import Chunk, Cursor, Impact, Retry, Runbook, register
+from opsplane import Chunk, Cursor, Impact, RepairRunbook, Retry, Runbook, register
 from opsplane.auth.actors import Actor
 from opsplane.config import Settings
 from opsplane.db import Database
-from opsplane.direct import directly
-from opsplane.lookups import Lookup
 from opsplane.queue import Queue
 from opsplane.runbooks import service
 from opsplane.runbooks.service import Plane
@@ -31,19 +31,13 @@ LIMIT_S, PAUSE_S, SLOW_S = 60, 0.3, 0.3
 OPERATOR = Actor.shell("tester")
 
 EFFECT = text("INSERT INTO effects (tenant_id, n) SELECT :tenant, generate_series(:first ::int, :last ::int)")
-BARE_EFFECT = Lookup(
-    "INSERT INTO effects (tenant_id, n) SELECT $1, generate_series($2::int, $3::int)", ("tenant", "first", "last"), {}
-)
 
 Hook = Callable[[uuid.UUID, int], None]
 _hooks: list[Hook] = []  # what the runbook does besides, in the process that is struck
 
 
 class Rows(Runbook):
-    """Leaves ROWS numbered rows per tenant, `step` at a time; those of the second runbook start at 200.
-
-    The first one's chunks are bare transactions, as those of repairs, and the second one's have a session.
-    """
+    """Leaves ROWS numbered rows per tenant, `step` at a time; those of the second runbook start at 200."""
 
     title = "Rows"
     capability = "platform.runbooks.test.points"
@@ -52,7 +46,6 @@ class Rows(Runbook):
     start: ClassVar[int]
     pause_s: ClassVar[float] = 0
     step: ClassVar[int] = 2
-    needs_session: ClassVar[bool]
 
     async def preflight(self, session: AsyncSession, tenants: Select[uuid.UUID]) -> Impact:
         return Impact(affected=ROWS, total=ROWS, tenants=len(TENANTS))
@@ -62,10 +55,7 @@ class Rows(Runbook):
         for hook in _hooks:
             hook(tenant, first)
         given = {"tenant": tenant, "first": self.start + first, "last": self.start + first + self.step - 1}
-        if self.needs_session:
-            await session.execute(EFFECT, given)
-        else:
-            await directly(session, BARE_EFFECT, **given)
+        await session.execute(EFFECT, given)
         await asyncio.sleep(self.pause_s)
         done = first + self.step
         return Chunk(updated=self.step, cursor={"next": done} if done < ROWS else None)
@@ -78,17 +68,47 @@ class Rows(Runbook):
 class First(Rows):
     key = "test.points.first"
     start = 100
-    needs_session = False
 
 
 @register
 class Second(Rows):
     key = "test.points.second"
     start = 200
-    needs_session = True
 
 
-RUNBOOKS = (First.key, Second.key)
+class Base(DeclarativeBase):
+    """Of this module."""
+
+
+class Thing(Base):
+    """Each tenant has ROWS that are broken, from 300 and from 310 on, and others; every change leaves an effect."""
+
+    __tablename__ = "things"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[uuid.UUID]
+    broken: Mapped[bool]
+
+
+@register
+class Repair(RepairRunbook):
+    """Carried by statements that are transactions by themselves; nobody is called for it."""
+
+    key = "test.points.repair"
+    title = "Repair"
+    capability = "platform.runbooks.test.points"
+    confirmation_phrase = "BACKFILL"
+    table = Thing
+
+    def wrong(self) -> ColumnElement[bool]:
+        return Thing.broken.is_(True)
+
+    def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
+        return {Thing.broken: False}
+
+
+def runbooks(case: Case) -> Sequence[str]:
+    """Whose runs the life consists of, in order."""
+    return (Repair.key,) if case.point.life == "repair" else (First.key, Second.key)[: case.runs]
 
 
 @asynccontextmanager
@@ -104,7 +124,7 @@ async def opened(db: Database, settings: Settings) -> AsyncIterator[Plane]:
 
 async def live(plane: Plane, case: Case, nonce: str) -> None:
     """Everything that happens in the life of as many runs as it takes to reach the point."""
-    for runbook in RUNBOOKS[: case.runs]:
+    for runbook in runbooks(case):
         _hooks.clear()
         await LIVES[case.point.life](plane, runbook, nonce)
 
@@ -123,6 +143,12 @@ async def _bundle(plane: Plane, runbook: str, nonce: str) -> None:
     """All tenants fit into one chunk."""
     Rows.bundled, Rows.step = True, ROWS
     await _work(plane, runbook, nonce)
+
+
+async def _repair(plane: Plane, runbook: str, nonce: str) -> None:
+    """One statement repairs a tenant and the beginning of the other, and the next one what is left of that."""
+    small = plane.settings.model_copy(update={"chunk_min_rows": ROWS - 1})  # the first chunk is of twice as many
+    await _work(replace(plane, settings=small), runbook, nonce)
 
 
 async def _stop(plane: Plane, runbook: str, nonce: str) -> None:
@@ -209,7 +235,7 @@ async def _sweep_only(plane: Plane, step: str) -> None:
 
 LIVES: dict[str, Callable[[Plane, str, str], Awaitable[None]]] = {
     "work": _work,
-    "bundle": _bundle, "stop": _stop, "retry": _retry, "fail": _fail, "beat": _beat, "sweep": _sweep,
+    "bundle": _bundle, "repair": _repair, "stop": _stop, "retry": _retry, "fail": _fail, "beat": _beat, "sweep": _sweep,
 }  # fmt: skip
 
 
@@ -220,7 +246,7 @@ async def carry_on(plane: Plane, case: Case, nonce: str, at_work: Callable[[], N
     """
     _hooks[:] = [lambda _tenant, _first: at_work()]
     Rows.pause_s = SLOW_S if case.fault is Fault.DELAY else 0
-    for runbook in RUNBOOKS[: case.runs]:
+    for runbook in runbooks(case):
         run_id = await start(plane, runbook, nonce)
         await asyncio.sleep(plane.settings.lease_s)  # until then, nobody can do more
         try:
@@ -259,7 +285,7 @@ async def wrongs(database_url: str, case: Case) -> list[str]:
         await connection.close()
     found = [f"tenant {dict(row)}" for row in tenants if not _is_right(row, may_fail=may_fail)]
     found += [f"run {dict(row)}" for row in runs if row["wrong"]]
-    if [row["type"] for row in runs] != list(RUNBOOKS[: case.runs]):
+    if [row["type"] for row in runs] != list(runbooks(case)):
         found.append(f"{len(runs)} runs instead of {case.runs}")
     if len(tenants) != case.runs * len(TENANTS):
         found.append(f"{len(tenants)} items instead of {case.runs * len(TENANTS)}")
@@ -273,8 +299,20 @@ def _is_right(row: Any, *, may_fail: bool) -> bool:
     return bool(exactly_once and (done or (failed and may_fail)))
 
 
-CLEAR_SQL = "DELETE FROM effects; DELETE FROM operation_runs; DELETE FROM outbox; DELETE FROM processes"
-TENANT_SQL = """
+TABLES = (
+    "CREATE TABLE effects (tenant_id uuid NOT NULL, n int NOT NULL)",
+    "CREATE TABLE things (id int PRIMARY KEY, tenant_id uuid NOT NULL, broken boolean NOT NULL)",
+    """CREATE FUNCTION leave_effect() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO effects VALUES (NEW.tenant_id, NEW.id); RETURN NULL; END'""",
+    "CREATE TRIGGER leave_effect AFTER UPDATE ON things FOR EACH ROW EXECUTE FUNCTION leave_effect()",
+)
+THINGS = text(f"INSERT INTO things SELECT :start + n, :tenant, n < {ROWS} FROM generate_series(0, {2 * ROWS}) n")
+CLEAR_SQL = f"""
+    UPDATE things SET broken = id % 10 < {ROWS}; DELETE FROM effects;
+    DELETE FROM operation_runs; DELETE FROM outbox; DELETE FROM processes
+"""
+NUMBER = "CASE run.type WHEN 'test.points.first' THEN 1 WHEN 'test.points.second' THEN 2 ELSE 3 END"
+TENANT_SQL = f"""
     SELECT run.type, tenant.external_id, item.state, item.updated_count,
         (SELECT count(*) FROM effects WHERE tenant_id = item.tenant_id AND n / 100 = number) AS effects,
         (SELECT count(DISTINCT n) FROM effects WHERE tenant_id = item.tenant_id AND n / 100 = number) AS different,
@@ -282,9 +320,9 @@ TENANT_SQL = """
     FROM operation_run_items item
     JOIN operation_runs run ON run.id = item.run_id
     JOIN tenants tenant ON tenant.id = item.tenant_id
-    CROSS JOIN LATERAL (SELECT CASE run.type WHEN 'test.points.first' THEN 1 ELSE 2 END AS number) numbered
+    CROSS JOIN LATERAL (SELECT {NUMBER} AS number) numbered
 """
-RUN_SQL = """
+RUN_SQL = f"""
     SELECT *, NOT (
         status = 'completed' AND started = 1 AND ended = 1 AND alarms = (outcome <> 'succeeded')::int
         AND (summary_counts->>'updated')::int = effects AND (summary_counts->>'processed')::int = tenants
@@ -293,8 +331,7 @@ RUN_SQL = """
     ) AS wrong
     FROM (
         SELECT run.type, run.status, run.outcome, run.summary_counts,
-            (SELECT count(*) FROM effects WHERE n / 100 = CASE run.type WHEN 'test.points.first' THEN 1 ELSE 2 END)
-                AS effects,
+            (SELECT count(*) FROM effects WHERE n / 100 = {NUMBER}) AS effects,
             (SELECT count(*) FROM operation_run_items WHERE run_id = run.id) AS tenants,
             (SELECT count(*) FROM operation_run_items WHERE run_id = run.id AND state = 'succeeded') AS succeeded,
             (SELECT count(*) FROM audit_events WHERE subject_id = run.id::text AND action LIKE '%.started') AS started,

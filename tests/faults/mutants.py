@@ -23,6 +23,11 @@ STATEMENTS = "src/opsplane/runs/lease_statements.py"
 ITEMS = "src/opsplane/runs/items.py"
 DRAIN = "src/opsplane/runs/drain.py"
 CARRYING = "src/opsplane/runs/carrying.py"
+BY_HAND = "src/opsplane/runs/by_hand.py"
+CHUNKS = "src/opsplane/runs/at_once.py"
+CHUNK_STATEMENTS = "src/opsplane/runs/chunk_statements.py"
+RUNBOOK = "src/opsplane/runbooks/base.py"
+ANSWER = "src/opsplane/runbooks/chunk.py"
 LIFECYCLE = "src/opsplane/runs/lifecycle.py"
 SWEEPER = "src/opsplane/runs/sweeper.py"
 LOCKS = "src/opsplane/runbooks/locks.py"
@@ -33,9 +38,9 @@ CLAIMS = "tests/faults/test_claims.py"
 GUARDS = "tests/faults/test_guards.py"
 EXECUTION = "tests/integration/test_execution.py"
 CONTROL = "tests/integration/test_control.py"
-REPAIRING = "src/opsplane/runs/repairing.py"
 BUNDLES = "tests/integration/test_bundles.py"
 TOGETHER = "tests/integration/test_together.py"
+ONE_STATEMENT = "tests/integration/test_at_once.py"
 START = "tests/integration/test_start.py"
 BARE = "tests/integration/test_bare.py"
 DIRECT = "src/opsplane/direct.py"
@@ -74,8 +79,13 @@ MUTANTS = (
         (STATEMENTS, "        & (item.lease_token == mine.c.token)\n"),
     ),
     _mutant(
+        "a repair's chunk does not look at the lease token",
+        f"{ONE_STATEMENT}::test_whom_another_worker_takes_while_the_chunk_waits_for_it_is_left_out",
+        (STATEMENTS, "        & (item.lease_token == mine.c.token)\n"),
+    ),
+    _mutant(
         "the fence does not look at the item's state",
-        f"{GUARDS}::test_an_item_that_has_ended_lets_nobody_through_the_fence",
+        f"{ONE_STATEMENT}::test_a_tenant_that_has_ended_is_not_carried",
         (STATEMENTS, "progress_at)\n        & (item.state == ItemState.RUNNING)\n", "progress_at)\n"),
     ),
     _mutant(
@@ -84,14 +94,66 @@ MUTANTS = (
         (STATEMENTS, "        & item.progress_at.is_not_distinct_from(mine.c.progress_at)\n"),
     ),
     _mutant(
+        "a repair's chunk does not look at what the server may have forgotten",
+        f"{ONE_STATEMENT}::test_a_worker_whose_last_chunk_the_server_forgot_does_not_go_on_from_there",
+        (STATEMENTS, "        & item.progress_at.is_not_distinct_from(mine.c.progress_at)\n"),
+    ),
+    _mutant(
         "the fence locks nothing",
         f"{GUARDS}::test_nobody_takes_a_tenant_in_the_middle_of_its_chunk",
-        (STATEMENTS, "    .with_for_update(of=item)\n"),
+        (STATEMENTS, "        .with_for_update(of=item)\n"),
     ),
     _mutant(
         "the fence does not look at the run",
         f"{CLAIMS}::test_a_claim_that_comes_to_light_after_the_pause_writes_nothing",
         (LEASES, "    if any(status != Status.RUNNING for status in ours.values()):\n        raise RunNotRunning\n"),
+    ),
+    _mutant(
+        "a repair's chunk does not look at the run",
+        f"{ONE_STATEMENT}::test_a_run_that_is_to_pause_has_nothing_changed",
+        (CHUNK_STATEMENTS, '.where(fenced.c.goes_on).subquery("given")', '.subquery("given")'),
+    ),
+    _mutant(
+        "a repair's chunk ends tenants of a run that is to pause",
+        f"{ONE_STATEMENT}::test_a_run_that_is_to_pause_has_nothing_changed",
+        (CHUNK_STATEMENTS, ".where(fenced.c.goes_on, or_(", ".where(or_("),
+    ),
+    _mutant(
+        "nobody hears that the run is to pause",
+        f"{ONE_STATEMENT}::test_a_run_that_is_to_pause_has_nothing_changed",
+        (
+            CHUNKS,
+            '            if not all(row["goes_on"] for row in told):\n                raise RunNotRunning\n',
+        ),
+    ),
+    _mutant(
+        "a repair's chunk is given whom another worker has",
+        f"{ONE_STATEMENT}::test_a_chunk_leaves_out_whom_another_worker_has",
+        (STATEMENTS, "        & (item.lease_token == mine.c.token)\n"),
+    ),
+    _mutant(
+        "a repair's chunk repairs in a run that is to pause",
+        f"{ONE_STATEMENT}::test_a_run_that_is_to_pause_has_nothing_changed",
+        (CHUNK_STATEMENTS, ".where(fenced.c.goes_on).subquery", ".subquery"),
+    ),
+    _mutant(
+        "whose rows were looked at in part counts as gone through",
+        f"{ONE_STATEMENT}::test_where_few_rows_are_wrong_a_chunk_looks_at_so_many_and_the_next_one_goes_on_behind_them",
+        (CHUNK_STATEMENTS, "(all_of.c.found < LIMIT) & (all_of.c.looked_at < WINDOW)", "all_of.c.found < LIMIT"),
+    ),
+    _mutant(
+        "nobody asks for rows that were found by hand and not changed",
+        f"{TOGETHER}::test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same",
+        (
+            "src/opsplane/runs/repairing.py",
+            "lease.cursor is None and chunk.took == 0",
+            "lease.cursor is None and chunk.updated == 0",
+        ),
+    ),
+    _mutant(
+        "whom another worker has goes on waiting",
+        f"{ONE_STATEMENT}::test_a_chunk_leaves_out_whom_another_worker_has",
+        (CHUNKS, "done.lost.append(lease)", "done.waiting.append(lease)"),
     ),
     _mutant(
         "a claim locks nothing",
@@ -106,7 +168,7 @@ MUTANTS = (
     _mutant(
         "a claim does not look at the run",
         f"{GUARDS}::test_a_run_that_is_not_running_hands_out_no_tenant",
-        (STATEMENTS, "due, running.exists(), *conditions)", "due, *conditions)"),
+        (STATEMENTS, "due, running.exists(), does_not_wait,", "due, does_not_wait,"),
     ),
     _mutant(
         "a claim does not change the token",
@@ -123,17 +185,27 @@ MUTANTS = (
         f"{GUARDS}::test_no_clock_of_a_worker_says_how_long_a_lease_lasts",
         (STATEMENTS, "from typing import Any\n", "from datetime import UTC, datetime\nfrom typing import Any\n"),
         (STATEMENTS, "    func,\n", "    func,\n    literal,\n"),
-        (STATEMENTS, "return _now + bindparam(name", "return literal(datetime.now(UTC)) + bindparam(name"),
+        (STATEMENTS, "return now + bindparam(name", "return literal(datetime.now(UTC)) + bindparam(name"),
     ),
     _mutant(
         "progress does not forgive attempts",
         f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
-        (STATEMENTS, "\n    attempts=func.greatest(item.attempts - 1, 0),\n"),
+        (STATEMENTS, '    "attempts": func.greatest(item.attempts - 1, 0),\n'),
     ),
     _mutant(
         "progress does not forgive lost workers",
         f"{GUARDS}::test_progress_forgives_what_went_wrong_before",
-        (STATEMENTS, "\n    lost_count=0,\n"),
+        (STATEMENTS, '    "lost_count": 0,\n'),
+    ),
+    _mutant(
+        "progress within a repair forgives nothing",
+        f"{ONE_STATEMENT}::test_progress_forgives_what_went_wrong_before",
+        (CHUNK_STATEMENTS, "            **PROGRESS,\n", '            progress_at=PROGRESS["progress_at"],\n'),
+    ),
+    _mutant(
+        "a worker does not hear what progress within a repair forgave",
+        f"{ONE_STATEMENT}::test_progress_forgives_what_went_wrong_before",
+        (CHUNKS, "attempts=max(lease.attempts - 1, 0), losses=0, "),
     ),
     _mutant(
         "a tenant may kill any number of workers",
@@ -163,7 +235,7 @@ MUTANTS = (
         "a statement over several tenants repairs strangers",
         f"{TOGETHER}::test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else",
         ("src/opsplane/runbooks/statements.py", ".where(self.tenant == tenant, selected)", ".where(selected)"),
-        ("src/opsplane/runbooks/statements.py", "self.tenant == any_(TENANTS), self.wrong)", "self.wrong)"),
+        ("src/opsplane/runbooks/statements.py", "is_found, is_counted, self.wrong)", "is_found, self.wrong)"),
     ),
     _mutant(
         "a place is taken for a row",
@@ -191,31 +263,95 @@ MUTANTS = (
         (DIRECT, "    except BaseException:\n        await asyncio", "    except Exception:\n        await asyncio"),
     ),
     _mutant(
-        "a runbook whose author asks SQLAlchemy gets no session",
+        "a part by hand is not looked for",
         f"{TOGETHER}::test_a_repair_with_a_part_by_hand_has_a_session_for_it",
-        ("src/opsplane/runs/carrying.py", "if self.runbook.needs_session:", "if not self.runbook.bundled:"),
-    ),
-    _mutant(
-        "nobody asks for rows that were found and not changed",
-        f"{TOGETHER}::test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same",
-        (REPAIRING, "lease.cursor is None and chunk.took == 0", "lease.cursor is None and chunk.updated == 0"),
+        (RUNBOOK, "return self.bundled and not by_hand", "return self.bundled"),
     ),
     _mutant(
         "what acts outside of the database does not wait for the disk either",
         f"{TOGETHER}::test_only_what_acts_outside_of_the_database_waits_for_the_disk",
-        (CARRYING, "if self.runbook.bundled:", "if self.runbook:"),
+        (BY_HAND, "if self.runbook.bundled:", "if self.runbook:"),
+    ),
+    _mutant(
+        "rows that were found and not changed count as right",
+        f"{TOGETHER}::test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same",
+        (CHUNK_STATEMENTS, "or_(UNSURE, updated < found, still > 0)", "or_(UNSURE, still > 0)"),
     ),
     _mutant(
         "rows that stay wrong count as repaired",
         f"{TOGETHER}::test_rows_that_stay_wrong_are_found_out_beside_others_as_well",
-        ("src/opsplane/runbooks/chunk.py", "still > 0 or updated < wrong", "updated < wrong"),
+        (CHUNK_STATEMENTS, "or_(UNSURE, updated < found, still > 0)", "or_(UNSURE, updated < found)"),
+    ),
+    _mutant(
+        "a chunk forgets that one before it was unsure",
+        f"{ONE_STATEMENT}::test_a_tenant_that_was_unsure_once_is_gone_over_again",
+        (CHUNK_STATEMENTS, "or_(UNSURE, updated < found, still > 0)", "or_(updated < found, still > 0)"),
+    ),
+    _mutant(
+        "a cursor does not say that its chunk was unsure",
+        f"{ONE_STATEMENT}::test_a_tenant_that_was_unsure_once_is_gone_over_again",
+        (CHUNK_STATEMENTS, ', "unsure", case((reached.c.unsure, True)))', ")"),
+    ),
+    _mutant(
+        "by hand, rows that were found and not changed count as right",
+        f"{BUNDLES}::test_a_row_that_somebody_changed_meanwhile_is_looked_at_again",
+        (ANSWER, """ or updated < of_tenant["tenant_found"]"""),
+    ),
+    _mutant(
+        "by hand, rows that stay wrong count as repaired",
+        f"{TOGETHER}::test_a_repair_with_a_part_by_hand_has_a_session_for_it",
+        (ANSWER, """of_tenant["still"] > 0 or """),
+    ),
+    _mutant(
+        "a repair's rows are not added to those before",
+        f"{TOGETHER}::test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else",
+        (CHUNK_STATEMENTS, "updated_count=item.updated_count + reached.c.updated,", "updated_count=reached.c.updated,"),
+    ),
+    _mutant(
+        "a repair's rows are not counted",
+        f"{TOGETHER}::test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else",
+        (CHUNK_STATEMENTS, "            updated_count=item.updated_count + reached.c.updated,\n"),
+    ),
+    _mutant(
+        "whom a chunk has not got to counts as gone through",
+        f"{TOGETHER}::test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else",
+        (CHUNK_STATEMENTS, "fenced.c.nr < all_of.c.nr)", "fenced.c.nr != all_of.c.nr)"),
+    ),
+    _mutant(
+        "who goes on from a cursor takes others along",
+        f"{ONE_STATEMENT}::test_a_chunk_stores_how_far_it_is_and_the_next_one_goes_on_from_there",
+        (CHUNKS, "takewhile(_may_share, held)", "held"),
+    ),
+    _mutant(
+        "a chunk does not renew its lease",
+        f"{ONE_STATEMENT}::test_who_is_done_is_given_up_and_who_is_not_has_its_lease_renewed",
+        (CHUNK_STATEMENTS, 'case((~done, after("lease")))', "case((~done, item.lease_until))"),
+    ),
+    _mutant(
+        "a tenant is gone over for ever",
+        f"{TOGETHER}::test_rows_that_stay_wrong_are_found_out_beside_others_as_well",
+        (CHUNKS, "        if _was_gone_over_often(held[0]):", "        if False:"),
+    ),
+    _mutant(
+        "a tenant gone over often is said not to converge though it has",
+        f"{ONE_STATEMENT}::test_a_tenant_gone_over_often_is_looked_at_before_it_is_said_not_to_converge",
+        (
+            CHUNKS,
+            "            if await self.runbook.residue(cast(AsyncSession, bare), lease.tenant_id):",
+            "            if True:",
+        ),
+    ),
+    _mutant(
+        "behind a pooler statements are alone as well",
+        f"{BARE}::test_statements_that_are_each_alone_last_by_themselves_but_behind_a_pooler_together",
+        (DIRECT, "self._each_alone = each_alone and not driver.pooled", "self._each_alone = each_alone"),
     ),
     _mutant(
         "a run is settled within its last item's transaction",
         f"{EXECUTION}::test_workers_that_end_together_complete_the_run",
-        (CARRYING, "import leases, metrics, troubles\n", "import leases, lifecycle, metrics, troubles\n"),
+        (BY_HAND, "from opsplane.runs import leases\n", "from opsplane.runs import leases, lifecycle\n"),
         (
-            CARRYING,
+            BY_HAND,
             FINISHED,
             f"{FINISHED}                await lifecycle.settle(session, lease.run_id)\n",
         ),

@@ -27,10 +27,11 @@ Strike = Callable[[], Awaitable[None]]
 
 
 class When(StrEnum):
-    """Around a call of the function; `committed` is after the transaction it was called in."""
+    """Around a call of the function; `committed` is after the transaction it was called in, `alone` one of its own."""
 
     BEFORE = "before"
     AFTER = "after"
+    ALONE = "alone"
     COMMITTED = "committed"
 
 
@@ -74,7 +75,7 @@ class Case:
         return self.hit if self.point.once else 1
 
 
-BEFORE, AFTER, COMMITTED = When.BEFORE, When.AFTER, When.COMMITTED
+BEFORE, AFTER, ALONE, COMMITTED = When
 
 POINTS = (
     Point("start:key-reserved", "opsplane.runbooks.idempotency:reserve", AFTER),
@@ -87,7 +88,7 @@ POINTS = (
     Point("begin:expanded", "opsplane.runs.items:expand", AFTER),
     Point("begin:committed", "opsplane.runs.lifecycle:begin", COMMITTED),
     Point("claim:before", "opsplane.runs.leases:claim_some", BEFORE, once=False),
-    Point("claim:after", "opsplane.runs.leases:claim_some", AFTER, once=False),
+    Point("claim:after", "opsplane.runs.leases:claim_some", ALONE, once=False),
     Point("claim:committed", "opsplane.runs.leases:claim_some", COMMITTED, once=False),
     Point("fence:after", "opsplane.runs.leases:fence_all", AFTER, once=False),
     Point("apply:after", "opsplane.runs.repairing:Repairer.apply", AFTER, once=False),
@@ -98,6 +99,9 @@ POINTS = (
     Point("bundle:applied", "opsplane.runs.repairing:Repairer.apply_together", AFTER, "bundle"),
     Point("bundle:finished", "opsplane.runs.leases:finish", AFTER, "bundle"),
     Point("bundle:committed", "opsplane.runs.leases:finish", COMMITTED, "bundle"),
+    # Within what makes a refusal of a lost connection; around `_carry`, that would look like an author's mistake.
+    Point("repair:before", "opsplane.runs.at_once:AtOnce._tell", BEFORE, "repair", once=False),
+    Point("repair:committed", "opsplane.runs.at_once:AtOnce._tell", ALONE, "repair", once=False),
     Point("settle:before", "opsplane.runs.lifecycle:settle", BEFORE),
     Point("settle:after", "opsplane.runs.lifecycle:settle", AFTER),
     Point("settle:committed", "opsplane.runs.lifecycle:settle", COMMITTED),
@@ -119,8 +123,11 @@ POINTS = (
 EVERYWHERE = (Fault.CRASH, Fault.EXCEPTION, Fault.DELAY)
 BESIDES = (Fault.DEFECT, Fault.DISCONNECT)
 MIDST = frozenset(
-    {"start:run-inserted", "begin:expanded", "claim:after", "fence:after", "chunk:committed", "settle:after"}
-)
+    {
+        "start:run-inserted", "begin:expanded", "claim:after", "fence:after", "chunk:committed", "repair:before",
+        "repair:committed", "settle:after",
+    }
+)  # fmt: skip
 CASES = tuple(
     [Case(point, fault, hit) for point in POINTS for fault in EVERYWHERE for hit in (1, 2)]
     + [Case(point, fault, 1) for point in POINTS if point.name in MIDST for fault in BESIDES]
@@ -165,7 +172,7 @@ def _wrapped(function: Callable[..., Awaitable[Any]], when: When, strike: Strike
         if when is BEFORE:
             await strike()
         result = await function(*given, **named)
-        if when is AFTER:
+        if when in {AFTER, ALONE}:
             await strike()
         elif when is COMMITTED:
             _session_of(given[0]).info[_STRUCK_LATER] = True
@@ -180,8 +187,8 @@ def _striking_after_commit(transaction: Any, strike: Strike) -> Any:
             await strike()
 
     @asynccontextmanager
-    async def wrapped(self: Database) -> AsyncIterator[Any]:
-        async with transaction(self) as begun:
+    async def wrapped(self: Database, **named: Any) -> AsyncIterator[Any]:
+        async with transaction(self, **named) as begun:
             yield begun
             info = _session_of(begun).info
             if info.pop(_STRUCK_LATER, False):

@@ -44,7 +44,7 @@ async def stored(session: AsyncSession, lease: Lease) -> Lease:
 async def test_an_item_that_has_ended_lets_nobody_through_the_fence(plane: Plane, run_id: uuid.UUID) -> None:
     async with plane.db.transaction() as tx:
         lease = await support.claimed(tx.session, run_id)
-        await support.finish(tx.session, lease)
+        await leases.fail(tx.session, lease, code="broken", message="It is broken.")
         with pytest.raises(LeaseLost):
             await leases.fence(tx.session, lease)
 

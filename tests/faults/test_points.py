@@ -13,7 +13,7 @@ from opsplane import embedded, migrate
 from opsplane.config import Settings
 from opsplane.db import Database
 from opsplane.tenants import universe
-from tests.faults.lives import TENANTS
+from tests.faults.lives import TABLES, TENANTS, THINGS
 from tests.faults.points import CASES, Case
 
 LANES = 8
@@ -28,10 +28,12 @@ async def lanes(settings: Settings, new_database: Callable[[], Awaitable[str]]) 
     await migrate.upgrade(own)
     db = Database(own)
     async with db.transaction() as tx:
-        await tx.session.execute(text("CREATE TABLE effects (tenant_id uuid NOT NULL, n int NOT NULL)"))
+        for statement in TABLES:
+            await tx.session.execute(text(statement))
         workspace = await universe.workspace_id(tx.session)
-        for name in TENANTS:
-            await universe.add(tx.session, workspace, name)
+        for number, name in enumerate(TENANTS):
+            tenant = await universe.add(tx.session, workspace, name)
+            await tx.session.execute(THINGS, {"start": 300 + 10 * number, "tenant": tenant.id})
     await db.close()
     return [template, *[await _copy(template, number) for number in range(1, LANES)]]
 

@@ -192,33 +192,55 @@ async def test_who_is_cancelled_as_a_transaction_begins_leaves_none_open(plane: 
 
 
 @pytest.mark.parametrize("pooler", Pooler)
-async def test_plans_are_kept_for_a_minute_but_not_behind_a_pooler(
-    plane: Plane, pooler: Pooler, monkeypatch: pytest.MonkeyPatch
+async def test_statements_that_are_each_alone_last_by_themselves_but_behind_a_pooler_together(
+    plane: Plane, pooler: Pooler
 ) -> None:
     own = Database(plane.settings.model_copy(update={"database_pooler": pooler}))
-    planned = Lookup(
-        "SELECT coalesce(sum(generic_plans), 0) AS plans FROM pg_prepared_statements WHERE statement ~ $1", ("of",), {}
-    )
-    mode = Lookup("SHOW plan_cache_mode", (), {})
-    for _ in range(2):
-        async with own.bare() as bare:
-            await bare.keep_plans()
-            assert (await directly(bare, mode))[0]["plan_cache_mode"] == (
-                "force_generic_plan" if pooler is Pooler.NONE else "auto"
-            )
-            plans = (await directly(bare, planned, of="generic_plans"))[0]["plans"]
-    assert plans > 0 or pooler is not Pooler.NONE
-    monkeypatch.setattr(direct, "PLANS_S", 0)
-    heard: list[str] = []
-    async with own.bare() as bare:
-        await bare.keep_plans()
-        with bare._driver.query_logger(lambda query: heard.append(query.query)):
-            await directly(bare, mode)
-            await asyncio.sleep(0)
-    assert ("DISCARD PLANS" in heard[0]) == (pooler is Pooler.NONE)
-    async with own.bare() as bare:
-        assert (await directly(bare, mode))[0]["plan_cache_mode"] == "auto"
+    with pytest.raises(DBAPIError):
+        async with own.bare(each_alone=True) as bare:
+            await directly(bare, named("kept"))
+            await directly(bare, BROKEN)
+    assert await kept(plane, "kept") == (pooler is Pooler.NONE)
+    async with own.bare(each_alone=True) as bare:
+        assert (await directly(bare, LOCK_TIMEOUT))[0]["lock_timeout"] == "5s"
+        assert (await directly(bare, ISOLATION))[0]["transaction_isolation"] == "read committed"
     await own.close()
+
+
+async def test_what_each_statement_alone_has_done_is_told_after_it(plane: Plane) -> None:
+    told = []
+
+    async def tell() -> None:
+        told.append(await kept(plane, "kept"))
+
+    async with plane.db.bare(each_alone=True) as bare:
+        db.after_commit(bare, tell)
+        await directly(bare, named("kept"))
+    assert told == [True]
+
+
+async def test_who_is_cancelled_in_a_statement_alone_leaves_none_running(plane: Plane) -> None:
+    running = Lookup(
+        "SELECT count(*) AS n FROM pg_stat_activity WHERE query ~ 'pg_sleep.60' AND state = 'active'", (), {}
+    )
+
+    async def endless() -> None:
+        async with plane.db.bare(each_alone=True) as bare:
+            await directly(bare, ENDLESS)
+
+    asking = asyncio.create_task(endless())
+    await asyncio.sleep(0.3)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    async with plane.db.bare() as bare:
+        assert (await directly(bare, running))[0]["n"] == 1  # this one says so itself
+
+
+async def test_nothing_is_set_for_the_rest_of_a_statement_alone(plane: Plane) -> None:
+    with pytest.raises(AssertionError):
+        async with plane.db.bare(each_alone=True) as bare:
+            await direct.set_local(bare, "lock_timeout = 1")
 
 
 async def test_a_server_that_lets_nobody_in_is_a_database_away(plane: Plane) -> None:

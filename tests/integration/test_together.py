@@ -5,7 +5,7 @@ import json
 import random
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +19,10 @@ from opsplane.runbooks import base, registry
 from opsplane.runbooks.base import RepairRunbook
 from opsplane.runbooks.chunk import LOOK, Chunk
 from opsplane.runbooks.service import Plane
+from opsplane.runs import at_once, leases
+from opsplane.runs.at_once import AtOnce
+from opsplane.runs.chunks import Pace
+from opsplane.runs.leases import Lease
 from opsplane.runs.models import OperationRunItem
 from opsplane.tenants.models import Tenant
 from opsplane.workers import supervisor
@@ -50,26 +54,33 @@ async def days(plane: Plane, tenant: Tenant) -> dict[int | None, int]:
         return {row.sla_days: row.rows for row in rows}
 
 
-async def together(plane: Plane, runbook: RepairRunbook, tenants: list[uuid.UUID], limit: int) -> list[list[Chunk]]:
-    """The chunks of each tenant, as a worker would make them."""
-    chunks: list[list[Chunk]] = []
-    while len(chunks) < len(tenants):
-        async with plane.db.transaction() as tx:
-            of_first = await runbook.apply_together(tx.session, tenants[len(chunks) :], limit)
-        assert of_first
-        assert sum(chunk.updated for chunk in of_first) <= limit
-        assert all(chunk.cursor is None for chunk in of_first[:-1])
-        chunks += [[chunk] for chunk in of_first]
-        while chunks[-1][-1].cursor is not None:
-            async with plane.db.transaction() as tx:
-                tenant = tenants[len(chunks) - 1]
-                chunks[-1].append(await runbook.apply(tx.session, tenant, chunks[-1][-1].cursor, limit))
-    return chunks
+async def claim(plane: Plane, operator: Actor) -> dict[uuid.UUID, Lease]:
+    """Leases of all tenants; they do not know what for."""
+    run_id = await support.begun(plane, operator)
+    async with plane.db.bare(each_alone=True) as bare:
+        held = await leases.claim_some(bare, run_id, uuid.uuid4(), 10, lease_s=20)
+    return {lease.tenant_id: lease for lease in held}
+
+
+async def together(plane: Plane, runbook: RepairRunbook, held: Sequence[Lease], limit: int) -> list[Lease]:
+    """These tenants as they ended, carried as a worker would carry them."""
+    pace = Pace(plane.settings, bundled=True)
+    pace.size.rows = limit
+    at_work = AtOnce(db=plane.db, runbook=runbook, pace=pace, lease_s=20)
+    whole: list[Lease] = []
+    waiting = list(held)
+    while waiting:
+        carried = await at_work.together(waiting)
+        assert carried.updated <= limit
+        assert carried.whole or carried.unfinished
+        whole += carried.whole
+        waiting = [*carried.unfinished, *carried.waiting]
+    return whole
 
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else(
-    plane: Plane, tenants: list[Tenant], runbook: RepairRunbook, seed: int
+    plane: Plane, operator: Actor, tenants: list[Tenant], runbook: RepairRunbook, seed: int
 ) -> None:
     random.seed(seed)
     acme, other, globex = tenants
@@ -77,27 +88,25 @@ async def test_whatever_the_limit_each_tenant_is_repaired_once_and_nobody_else(
     for tenant in tenants:
         await add(plane, tenant, wrong=wrong[tenant.id], right=random.choice([0, 2, 30]))
     given = random.sample([acme.id, globex.id], 2)
-    before = await days(plane, other)
-    chunks = await together(plane, runbook, given, limit=random.randint(1, 8))
-    for tenant_id, of_tenant in zip(given, chunks, strict=True):
-        assert sum(chunk.updated for chunk in of_tenant) == wrong[tenant_id]
-        assert of_tenant[-1].proven
+    before, held = await days(plane, other), await claim(plane, operator)
+    whole = await together(plane, runbook, [held[tenant] for tenant in given], limit=random.randint(1, 8))
+    assert [(lease.tenant_id, lease.updated, lease.passes) for lease in whole] == [(x, wrong[x], 1) for x in given]
+    async with plane.db.reading() as session:
+        stored = await session.execute(select(OperationRunItem.tenant_id, OperationRunItem.updated_count))
+        counts = {row.tenant_id: row.updated_count for row in stored}
+    assert counts == {acme.id: wrong[acme.id], globex.id: wrong[globex.id], other.id: 0}
     assert await days(plane, other) == before
     assert None not in await days(plane, acme) | await days(plane, globex)
 
 
 async def test_no_statement_takes_more_tenants_than_it_may(
-    plane: Plane, tenants: list[Tenant], runbook: RepairRunbook, monkeypatch: pytest.MonkeyPatch
+    plane: Plane, operator: Actor, tenants: list[Tenant], runbook: RepairRunbook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "TOGETHER", 2)
-    async with plane.db.transaction() as tx:
-        assert len(await runbook.apply_together(tx.session, [tenant.id for tenant in tenants], 100)) == 2
-
-
-async def test_a_tenant_without_rows_is_done(plane: Plane, tenants: list[Tenant], runbook: RepairRunbook) -> None:
-    async with plane.db.transaction() as tx:
-        done = await runbook.apply_together(tx.session, [tenant.id for tenant in tenants], 100)
-    assert [(chunk.updated, chunk.cursor, chunk.proven) for chunk in done] == 3 * [(0, None, True)]
+    monkeypatch.setattr(at_once, "TOGETHER", 2)
+    held = list((await claim(plane, operator)).values())
+    at_work = AtOnce(db=plane.db, runbook=runbook, pace=Pace(plane.settings, bundled=True), lease_s=20)
+    carried = await at_work.together(held)
+    assert ([lease.key for lease in carried.whole], carried.waiting) == ([x.key for x in held[:2]], held[2:])
 
 
 async def test_a_large_tenant_is_repaired_bite_by_bite_in_one_chunk(
@@ -148,61 +157,42 @@ async def test_rows_that_stay_wrong_are_found_out_beside_others_as_well(
         assert [count for count in updated if count == 2] == [2, 2]
 
 
-async def test_a_tenant_that_is_begun_and_needs_more_goes_on_in_the_same_transaction(
-    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(base, "BITE", 4)
-    for tenant in tenants:
-        await add(plane, tenant, wrong=6, right=0)
-    patient = replace(plane, settings=plane.settings.model_copy(update={"chunk_target_ms": 2000}))
-    await support.finished_run(patient, operator, BY_TITLE)
-    async with plane.db.reading() as session:
-        assert await session.scalar(text("SELECT count(DISTINCT xmin::text) FROM findings")) == 1
-
-
+@pytest.mark.parametrize("key", [BY_TITLE, "test.repairs.by_title_and_hand"])
 async def test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same(
-    plane: Plane, operator: Actor, tenants: list[Tenant]
+    plane: Plane, operator: Actor, tenants: list[Tenant], key: str
 ) -> None:
     await add(plane, tenants[0], wrong=1, right=0)
-    run_id = (await support.start(plane, operator, BY_TITLE)).run.id
+    run_id = (await support.start(plane, operator, key)).run.id
     async with plane.db.transaction() as other:
         await other.session.execute(text("UPDATE findings SET severity = 'low'"))
         drained = asyncio.create_task(support.drain(plane, run_id))
-        await until_somebody_waits(plane)
+        await support.until_somebody_waits(plane)
     await drained
     assert await days(plane, tenants[0]) == {7: 1}
     assert (await support.show(plane, run_id)).summary_counts["updated"] == 1
 
 
-async def until_somebody_waits(plane: Plane) -> None:
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-    async with asyncio.timeout(10):
-        while True:
-            async with plane.db.reading() as session:
-                if await session.scalar(waiting):
-                    return
-            await asyncio.sleep(0.02)
-
-
 async def test_the_statement_compares_no_row_with_every_other_and_reads_no_more_than_it_needs(
-    plane: Plane, tenants: list[Tenant], runbook: RepairRunbook
+    plane: Plane, operator: Actor, tenants: list[Tenant], runbook: RepairRunbook
 ) -> None:
     for tenant in tenants:
         await support.add_findings(plane, tenant, 900, title="7", sla_days=None)
-    nodes = await explained(plane, runbook, [tenant.id for tenant in tenants], limit=300)
-    assert sum(node.get("Rows Removed by Join Filter", 0) for node in nodes) == 0
-    [read] = [node for node in nodes if node["Node Type"].startswith("Index") and "tenant_id" in str(node)]
+    nodes = await explained(plane, runbook, list((await claim(plane, operator)).values()), limit=300)
+    assert sum(node.get("Rows Removed by Join Filter", 0) for node in nodes) < 50  # of tenants with each other
+    [read] = [node for node in nodes if node["Node Type"].startswith("Index") and "findings.tenant_id" in str(node)]
     assert read["Actual Rows"] * read["Actual Loops"] == 300
 
 
-async def explained(plane: Plane, runbook: RepairRunbook, tenants: list[uuid.UUID], limit: int) -> list[dict[str, Any]]:
+async def explained(plane: Plane, runbook: RepairRunbook, held: Sequence[Lease], limit: int) -> list[dict[str, Any]]:
     """Every step of how PostgreSQL really runs the statement."""
-    given: dict[str, Any] = {"tenants": tenants, "limit": limit, "window": limit * LOOK}
+    given = leases.parameters(held) | {
+        "limit": limit, "window": limit * LOOK, "unsure": False, "lease": timedelta(seconds=20),
+    }  # fmt: skip
     async with plane.db.transaction() as tx:
         for statement in NEVER_ANALYZED:
             await tx.session.execute(text(statement))
         connection = await tx.session.connection()
-        first = runbook._statements.first
+        first = at_once.statements_of(runbook.statements).first
         told = await connection.exec_driver_sql(
             f"EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON) {first.sql}", tuple(first.arguments(given))
         )
@@ -222,7 +212,7 @@ NEVER_ANALYZED = (  # though an autovacuum may have come by
 
 
 async def test_rows_of_a_partitioned_table_are_counted_for_the_tenant_they_belong_to(
-    plane: Plane, tenants: list[Tenant]
+    plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
     runbook = registry.find("test.repairs.partitioned")
     assert isinstance(runbook, RepairRunbook)
@@ -234,14 +224,13 @@ async def test_rows_of_a_partitioned_table_are_counted_for_the_tenant_they_belon
             await tx.session.execute(
                 text("INSERT INTO parts VALUES (:id, :tenant, true)"), {"id": number, "tenant": tenants[number % 2].id}
             )
-    given = [tenants[0].id, tenants[1].id]
+    held = await claim(plane, operator)
     try:
-        chunks = await together(plane, runbook, given, limit=7)
+        whole = await together(plane, runbook, [held[tenants[0].id], held[tenants[1].id]], limit=7)
     finally:
         async with plane.db.transaction() as tx:
             await tx.session.execute(text("DROP TABLE parts"))
-    assert [sum(chunk.updated for chunk in of_tenant) for of_tenant in chunks] == [30, 30]
-    assert all(of_tenant[-1].proven for of_tenant in chunks)
+    assert [(lease.updated, lease.passes) for lease in whole] == [(30, 1), (30, 1)]
 
 
 PARTITIONED = (
@@ -279,35 +268,27 @@ class MendOdd(RepairRunbook):
         return {Odd.broken: False}
 
 
-async def test_a_table_may_have_any_name(plane: Plane, tenants: list[Tenant]) -> None:
+async def test_a_table_may_have_any_name(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
     async with plane.db.transaction() as tx:
         connection = await tx.session.connection()
         await connection.run_sync(Tables.metadata.create_all)
         tx.session.add_all(Odd(id=number, tenant_id=tenants[0].id, broken=number % 3 > 0) for number in range(30))
     try:
-        [chunks] = await together(plane, MendOdd(), [tenants[0].id], limit=7)
+        held = await claim(plane, operator)
+        [whole] = await together(plane, MendOdd(), [held[tenants[0].id]], limit=7)
     finally:
         async with plane.db.transaction() as tx:
             connection = await tx.session.connection()
             await connection.run_sync(Tables.metadata.drop_all)
-    assert sum(chunk.updated for chunk in chunks) == 20
-    assert chunks[-1].proven
+    assert (whole.updated, whole.passes) == (20, 1)
 
 
 @pytest.mark.parametrize(("key", "waits"), [("test.effects.commits", "off"), ("test.effects.commits_alone", "on")])
 async def test_only_what_acts_outside_of_the_database_waits_for_the_disk(
     plane: Plane, operator: Actor, tenants: list[Tenant], key: str, waits: str
 ) -> None:
-    async with plane.db.transaction() as tx:
-        name = await tx.session.scalar(text("SELECT current_database()"))
-        await tx.session.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = on"))
-    await plane.db.engine.dispose()
-    try:
+    async with support.durable(plane):
         await support.finished_run(plane, operator, key)
-    finally:
-        async with plane.db.transaction() as tx:
-            await tx.session.execute(text(f"ALTER DATABASE {name} RESET synchronous_commit"))
-        await plane.db.engine.dispose()
     seen: list[str] = type(registry.find(key)).seen  # type: ignore[attr-defined]
     assert set(seen) == {waits}
 
@@ -316,8 +297,8 @@ async def test_a_repair_with_a_part_by_hand_has_a_session_for_it(
     plane: Plane, operator: Actor, tenants: list[Tenant]
 ) -> None:
     by_hand = registry.find("test.repairs.by_title_and_hand")
-    assert by_hand.needs_session
-    assert not registry.find(BY_TITLE).needs_session
+    assert not at_once.fits(by_hand)
+    assert at_once.fits(registry.find(BY_TITLE))
     by_hand.sessions.clear()  # type: ignore[attr-defined]
     await support.add_findings(plane, tenants[0], 1, title="0", sla_days=None)
     await support.finished_run(plane, operator, by_hand.key)
@@ -332,4 +313,4 @@ def test_a_worker_puts_statements_together_before_any_run_though_another_runbook
     monkeypatch.setattr(broken, "wrong", lambda: 1 / 0)
     monkeypatch.setattr(registry, "every", lambda: [broken, whole])
     supervisor.prepare()
-    assert {"first", "following"} <= vars(whole._statements).keys()
+    assert {"first", "following"} <= vars(at_once.statements_of(whole.statements)).keys()

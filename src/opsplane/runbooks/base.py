@@ -2,7 +2,7 @@
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,19 +12,17 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, class_mapper
 
 from opsplane.direct import directly
 from opsplane.errors import ConfigurationError
-from opsplane.lookups import Lookup, as_stored
+from opsplane.lookups import Lookup
 from opsplane.runbooks import counting, estimating, indexes
 from opsplane.runbooks.chunk import LOOK, Answer, Chunk, Cursor
 from opsplane.runbooks.counting import Rows
 from opsplane.runbooks.impact import Impact
 from opsplane.runbooks.indexes import Index
 from opsplane.runbooks.inlining import inlined
-from opsplane.runbooks.statements import Statements
+from opsplane.runbooks.statements import BITE, Statements
 from opsplane.tenants.models import Tenant
 
-BITE = 2000  # rows of one statement: what it read is then still in the processor's cache when it is written
 PARTS = ("apply", "apply_together", "residue")  # of a chunk
-TOGETHER = 64  # tenants of one statement, as each row's tenant is looked up among them
 
 
 class Retry(Exception):
@@ -75,16 +73,6 @@ class Runbook(ABC):
 
     def prepare(self) -> None:  # noqa: B027 - most have nothing to do
         """What takes a moment once: a worker does it as it starts, so that no run waits for it."""
-
-    @property
-    def most_rows(self) -> int | None:
-        """More than that in one transaction gain nothing; None if that is not known."""
-        return None
-
-    @property
-    def needs_session(self) -> bool:
-        """Whether its chunks ask SQLAlchemy for anything; what does not is spared that."""
-        return True
 
     @classmethod
     def check(cls) -> None:
@@ -138,25 +126,13 @@ class RepairRunbook(Runbook):
             done = done.then(await self._bite(session, tenant, done.cursor, min(limit - done.took, BITE)))
         return done
 
-    async def apply_together(self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int) -> Sequence[Chunk]:
-        """As many of them as one statement can finish, and the beginning of the next one."""
-        return await self._repair(session, tenants[:TOGETHER], min(limit, BITE))
-
     async def _bite(self, session: AsyncSession, tenant: uuid.UUID, cursor: Cursor | None, limit: int) -> Chunk:
+        given: dict[str, Any] = {"tenants": [tenant], "limit": limit, "window": limit * LOOK}
         if cursor is None:
-            return (await self._repair(session, [tenant], limit))[0]
-        return (await self._repair(session, [tenant], limit, cursor["after"]))[0].knowing(cursor)
-
-    async def _repair(
-        self, session: AsyncSession, tenants: Sequence[uuid.UUID], limit: int, after: Any = None
-    ) -> list[Chunk]:
-        given: dict[str, Any] = {"tenants": list(tenants), "limit": limit, "window": limit * LOOK}
-        if after is None:
-            statement = self._statements.first
-        else:
-            statement, given["after"] = self._statements.following, self._decode(after)
-        rows = await directly(session, statement, **given)
-        return Answer(rows, len(tenants), limit).chunks(self._encode)
+            return Answer(await directly(session, self.statements.first, **given), limit).chunk(self.statements.encode)
+        after = self.statements.decode(cursor["after"])
+        rows = await directly(session, self.statements.following, **given, after=after)
+        return Answer(rows, limit).chunk(self.statements.encode).knowing(cursor)
 
     async def residue(self, session: AsyncSession, tenant: uuid.UUID) -> bool:
         """The proof: does the selector still find a row of this tenant?"""
@@ -165,17 +141,19 @@ class RepairRunbook(Runbook):
 
     def prepare(self) -> None:
         """Put its statements together."""
-        _ = self._statements.first, self._statements.following, self._proof
+        _ = self.statements.first, self.statements.following, self._proof
+
+    @cached_property
+    def statements(self) -> Statements:
+        """What finds the wrong rows of tenants, and puts them right."""
+        right = {column.key: inlined(value) for column, value in self.right().items()}
+        return Statements(table=self.table, tenant=self._tenant, key=self._key, wrong=self._wrong, right=right)
 
     @property
-    def most_rows(self) -> int | None:
-        """Those of one statement; in long transactions WAL fills its buffers, and dead rows stay."""
-        return None if self.needs_session else BITE
-
-    @property
-    def needs_session(self) -> bool:
-        """Only if its author has written a part of the chunk by hand."""
-        return any(getattr(type(self), part) is not getattr(RepairRunbook, part) for part in PARTS)
+    def is_one_statement(self) -> bool:
+        """Whether a worker may join its `statements` with leases and counts: no part of the chunk is code."""
+        by_hand = any(getattr(type(self), part) is not getattr(RepairRunbook, part) for part in PARTS)
+        return self.bundled and not by_hand
 
     @classmethod
     def check(cls) -> None:
@@ -216,22 +194,3 @@ class RepairRunbook(Runbook):
     def _proof(self) -> Lookup:
         found = exists(select(1).select_from(self.table).where(self._here, self._wrong))
         return Lookup.of(select(found.label("found")))
-
-    @cached_property
-    def _statements(self) -> Statements:
-        right = {column.key: inlined(value) for column, value in self.right().items()}
-        return Statements(table=self.table, tenant=self._tenant, key=self._key, wrong=self._wrong, right=right)
-
-    def _encode(self, key: Any) -> Any:
-        return key if isinstance(key, int) else str(key)
-
-    def _decode(self, key: Any) -> Any:
-        if isinstance(key, int):
-            return key
-        return self._stored(key)
-
-    @cached_property
-    def _stored(self) -> Callable[[str], Any]:
-        stored = as_stored(self._key.type).python_type
-        read: Callable[[str], Any] = getattr(stored, "fromisoformat", stored)
-        return read

@@ -1,6 +1,6 @@
 """What one chunk did to one tenant, and how that is read from what PostgreSQL answered."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,29 +45,19 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one of a repair's `Statements`, over so many tenants, with this limit."""
+    """Of one of a repair's `Statements` over one tenant, with this limit."""
 
     rows: Rows
-    tenants: int
     limit: int
 
-    def chunks(self, encode: Callable[[Any], Any]) -> list[Chunk]:
-        """Of every tenant that it has got to; only the last one may have more to do."""
-        return list(self._chunks(encode))
-
-    def _chunks(self, encode: Callable[[Any], Any]) -> Iterator[Chunk]:
-        of_all = self.rows[0]
-        whole = of_all["found"] < self.limit and of_all["looked_at"] < self.limit * LOOK
-        of_tenants = {row["tenant_nr"]: (row["tenant_found"], row["updated"], row["still"]) for row in self.rows}
-        looked_in_vain = max(0, (of_all["looked_at"] or 0) // LOOK - of_all["found"])
-        last = self.tenants if whole else of_all["nr"]
-        for nr in range(1, last + 1):
-            wrong, updated, still = of_tenants.get(nr, (0, 0, 0))
-            unsure = still > 0 or updated < wrong
-            effort = wrong + (looked_in_vain if nr == last else 0)
-            if nr == last and not whole:
-                yield Chunk(
-                    updated=updated, effort=effort, cursor={"after": encode(of_all["key"])} | (UNSURE if unsure else {})
-                )  # fmt: skip
-            else:
-                yield Chunk(updated=updated, effort=effort, cursor=None, proven=not unsure)
+    def chunk(self, encode: Callable[[Any], Any]) -> Chunk:
+        """What it did."""
+        seen, of_tenants = self.rows[0], {row["tenant_nr"]: row for row in self.rows}
+        of_tenant = of_tenants.get(1, {"tenant_found": 0, "updated": 0, "still": 0})
+        updated = of_tenant["updated"]
+        unsure = of_tenant["still"] > 0 or updated < of_tenant["tenant_found"]
+        effort = max(seen["found"], (seen["looked_at"] or 0) // LOOK)
+        if seen["found"] < self.limit and seen["looked_at"] < self.limit * LOOK:
+            return Chunk(updated=updated, effort=effort, cursor=None, proven=not unsure)
+        cursor = {"after": encode(seen["key"])} | (UNSURE if unsure else {})
+        return Chunk(updated=updated, effort=effort, cursor=cursor)

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from opsplane.direct import Begun
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from opsplane.errors import ServiceUnavailable
 from opsplane.runbooks.chunk import Chunk
 from opsplane.runs import leases
 from opsplane.runs.chunks import Pace
-from opsplane.runs.leases import Lease, Whole
+from opsplane.runs.leases import Lease, RunNotRunning, Whole
 from opsplane.runs.repairing import Repairer
 
 
@@ -46,7 +47,7 @@ class Bundle:
     took: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    async def fill(self, session: Begun) -> None:
+    async def fill(self, session: AsyncSession) -> None:
         """Repair the first one, and whoever else fits; end those that are done, and store how far another one is.
 
         Raises:
@@ -66,20 +67,20 @@ class Bundle:
         in_time = time.monotonic() - self.started < self.pace.target_s
         return anybody and in_time and self.took < self.pace.size.rows and not self.stop.is_set()
 
-    async def _go_on(self, session: Begun) -> None:
+    async def _go_on(self, session: AsyncSession) -> None:
         if self.begun is None:
             await self._begin_next(session)
         else:
             await self._continue(session, *self.begun)
 
-    async def _continue(self, session: Begun, lease: Lease, before: Chunk) -> None:
-        with _blaming([lease]):
+    async def _continue(self, session: AsyncSession, lease: Lease, before: Chunk) -> None:
+        with blaming([lease]):
             chunk = await self.repairer.apply(session, lease, before.cursor, self.pace.size.rows - self.took)
         await self._add(session, lease, chunk, before.then(chunk))
 
-    async def _begin_next(self, session: Begun) -> None:
+    async def _begin_next(self, session: AsyncSession) -> None:
         held = self._next()
-        with _blaming(held):
+        with blaming(held):
             chunks = await self._first_chunks(session, held)
         for lease, chunk in zip(held, chunks, strict=False):
             self.waiting.remove(lease)
@@ -91,17 +92,17 @@ class Bundle:
             return self.waiting[:1]
         return list(takewhile(lambda lease: lease.cursor is None, self.waiting)) or self.waiting[:1]
 
-    async def _first_chunks(self, session: Begun, held: Sequence[Lease]) -> Sequence[Chunk]:
+    async def _first_chunks(self, session: AsyncSession, held: Sequence[Lease]) -> Sequence[Chunk]:
         rows = self.pace.size.rows  # though less is left: who nearly fits need not be carried twice
         if len(held) > 1:
             return await self.repairer.apply_together(session, held, rows)
         return [await self.repairer.apply(session, held[0], held[0].cursor, rows)]
 
-    async def _add(self, session: Begun, lease: Lease, chunk: Chunk, so_far: Chunk) -> None:
+    async def _add(self, session: AsyncSession, lease: Lease, chunk: Chunk, so_far: Chunk) -> None:
         self.updated += chunk.updated
         self.took += chunk.took
         self.begun = None
-        with _blaming([lease]):
+        with blaming([lease]):
             done = await self.repairer.is_done(session, lease, so_far)
         if done:
             self.whole.append(Whole(lease, so_far.updated, so_far.errors))
@@ -112,10 +113,11 @@ class Bundle:
 
 
 @contextmanager
-def _blaming(held: Sequence[Lease]) -> Iterator[None]:
+def blaming(held: Sequence[Lease]) -> Iterator[None]:
+    """Around what is done for these; what ends is the chunk, if nobody can be blamed."""
     try:
         yield
-    except ServiceUnavailable:
+    except (ServiceUnavailable, RunNotRunning):
         raise
     except Exception as error:
         raise (Culprit(held[0]) if len(held) == 1 else Unclear) from error

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,16 +11,17 @@ from sqlalchemy.exc import DBAPIError
 
 from opsplane.config import Settings
 from opsplane.db import Database, first_line
-from opsplane.direct import Begun
 from opsplane.errors import ServiceUnavailable
 from opsplane.hints import Announcer
 from opsplane.runbooks.base import Runbook
-from opsplane.runs import leases, metrics, troubles
-from opsplane.runs.bundles import Bundle, Culprit, Unclear
+from opsplane.runs import at_once, leases, metrics, troubles
+from opsplane.runs.at_once import AtOnce
+from opsplane.runs.bundles import Culprit, Unclear
+from opsplane.runs.by_hand import ByHand
+from opsplane.runs.carried import Carried
 from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
-from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning, Whole
-from opsplane.runs.repairing import Repairer
+from opsplane.runs.leases import Lease, LeaseLost, RunNotRunning
 from opsplane.runs.throttling.pacer import Pacer
 
 log = structlog.get_logger()
@@ -42,9 +42,13 @@ class Carrier:
     ends: float
 
     @cached_property
-    def repairer(self) -> Repairer:
+    def chunks(self) -> AtOnce | ByHand:
         """Its runbook at work."""
-        return Repairer(self.runbook, self.settings.lease_s)
+        if at_once.fits(self.runbook):
+            return AtOnce(db=self.db, runbook=self.runbook, pace=self.pace, lease_s=self.settings.lease_s)
+        return ByHand(
+            db=self.db, runbook=self.runbook, pace=self.pace, stop=self.stop, lease_s=self.settings.lease_s
+        )  # fmt: skip
 
     async def carry(self, held: Sequence[Lease]) -> None:
         """Repair these tenants as far as time allows."""
@@ -70,7 +74,7 @@ class Carrier:
         """One chunk for as many of them as fit. Returns who waits, with the one first that needs another chunk."""
         try:
             async with self.isolation.chunk(alone=False):
-                bundle = await self._advance_together(held)
+                carried = await self._advance_together(held)
         except RunNotRunning:
             await self._give_back(held)
             return []
@@ -91,23 +95,18 @@ class Carrier:
             self.pace.one_by_one()
             await self._give_back(held)
             return []
-        return [*bundle.unfinished, *bundle.waiting]
+        return [*carried.unfinished, *carried.waiting]
 
-    async def _advance_together(self, held: list[Lease]) -> Bundle:
-        """Fence, rows, cursors and counts of several tenants commit together, or not at all."""
+    async def _advance_together(self, held: list[Lease]) -> Carried:
         started = time.monotonic()
-        async with self._chunk() as session:
-            ours = await leases.fence_all(session, held)
-            bundle = Bundle(self.repairer, self.pace, self.stop, waiting=list(ours))
-            if ours:
-                await bundle.fill(session)
+        carried = await self.chunks.together(held)
         took_s = time.monotonic() - started
-        for lease in held:
-            if lease not in ours:
-                _lost(lease)
-        self._count(bundle.took, bundle.updated, took_s)
-        self.pace.carried(len(bundle.whole), took_s)
-        return bundle
+        for lease in carried.lost:
+            _lost(lease)
+        self._count(carried, took_s)
+        if not _goes_on(held[0]):  # what is left of a tenant says little about whole ones
+            self.pace.carried(len(carried.whole), took_s)
+        return carried
 
     async def _alone(self, lease: Lease) -> None:
         """Carry one tenant as far as it goes."""
@@ -131,41 +130,20 @@ class Carrier:
 
     async def advance(self, lease: Lease) -> Lease | None:
         """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
-        started, stored = time.monotonic(), None
-        async with self._chunk() as session:
-            await leases.fence(session, lease)
-            chunk = await self.repairer.apply(session, lease, lease.cursor, _careful(self.pace.size.rows, lease))
-            if await self.repairer.is_done(session, lease, chunk):
-                await leases.finish(session, [Whole(lease, chunk.updated, chunk.errors)])
-            else:
-                stored = await self.repairer.store(session, lease, chunk)
+        started = time.monotonic()
+        carried = await self.chunks.alone(lease, _careful(self.pace.size.rows, lease))
+        if carried.lost:
+            raise LeaseLost
         took_s = time.monotonic() - started
-        self._count(chunk.took, chunk.updated, took_s)
+        self._count(carried, took_s)
         self.hints.changed(lease.run_id)
-        if stored is None and lease.cursor is None:
+        if carried.whole and not _goes_on(lease):
             self.pace.carried(1, took_s)
-        return stored
+        return carried.unfinished[0] if carried.unfinished else None
 
-    @asynccontextmanager
-    async def _chunk(self) -> AsyncIterator[Begun]:
-        async with self._transaction() as session:
-            if self.runbook.bundled:  # it acts nowhere else, where nothing could be forgotten
-                await leases.do_not_wait_for_the_disk(session)
-            yield session
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Begun]:
-        if self.runbook.needs_session:
-            async with self.db.transaction() as tx:
-                yield tx.session
-        else:
-            async with self.db.bare() as bare:
-                await bare.keep_plans()
-                yield bare
-
-    def _count(self, took: int, updated: int, seconds: float) -> None:
-        self.pace.size.observe(took, seconds)
-        metrics.chunk(self.runbook.key, updated, seconds)
+    def _count(self, carried: Carried, seconds: float) -> None:
+        self.pace.size.observe(carried.took, seconds)
+        metrics.chunk(self.runbook.key, carried.updated, seconds)
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
         code, message = troubles.describe(error)

@@ -37,9 +37,9 @@ class Pace:
         self.together = True  # whether several tenants may share a statement
 
     def carried(self, tenants: int, seconds: float) -> None:
-        """So many tenants were done in one chunk; the next claim takes as many as fit, at most twice as many."""
+        """So many tenants were done in one chunk; a claim takes as many as fit, at most twice as many as before."""
         fit = tenants * self.target_s / max(seconds, 1e-6)
-        self.tenants = int(max(1, min(fit, 2 * tenants, self._most)))
+        self.tenants = int(max(1, min(fit, 2 * self.tenants, self._most)))
 
     def claim(self) -> int:
         """How many tenants to claim now."""

@@ -17,7 +17,8 @@ from opsplane.db import Database
 from opsplane.hints import Announcer
 from opsplane.runbooks import registry
 from opsplane.runbooks.base import Runbook
-from opsplane.runs import leases, lifecycle
+from opsplane.runbooks.statements import BITE
+from opsplane.runs import at_once, leases, lifecycle
 from opsplane.runs.carrying import Carrier
 from opsplane.runs.chunks import Pace
 from opsplane.runs.isolation import Isolation
@@ -109,7 +110,7 @@ class Drainer:
         return Drained.STOPPED
 
     async def _claim(self, run_id: uuid.UUID, pace: Pace) -> list[Lease]:
-        async with self.db.bare() as bare:
+        async with self.db.bare(each_alone=True) as bare:
             return await leases.claim_some(bare, run_id, self.worker, pace.claim(), lease_s=self.settings.lease_s)
 
     @contextmanager
@@ -123,9 +124,10 @@ class Drainer:
 
     def carrier(self, run_id: uuid.UUID, runbook: Runbook) -> Carrier:
         """What a drain carries the tenants of this run with."""
+        most_rows = BITE if at_once.fits(runbook) else None
         return Carrier(
             db=self.db, settings=self.settings, hints=self.hints, isolation=self.isolation, stop=self.stop,
-            runbook=runbook, pace=Pace(self.settings, bundled=runbook.bundled, most_rows=runbook.most_rows),
+            runbook=runbook, pace=Pace(self.settings, bundled=runbook.bundled, most_rows=most_rows),
             pacer=Pacer(self.throttle, self.db, self.settings, self.stop, run_id, runbook),
             ends=time.monotonic() + SLICE_S,
         )  # fmt: skip

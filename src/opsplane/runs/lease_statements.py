@@ -4,9 +4,11 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     DateTime,
     Integer,
     Interval,
+    Select,
     Text,
     Uuid,
     bindparam,
@@ -25,12 +27,23 @@ from opsplane.runs.states import ItemState, Status
 GIVEN_BACK = {"state": ItemState.PENDING, "lease_until": None, "leased_by": None}
 
 item = OperationRunItem
+now = func.clock_timestamp()
+# Whatever commits later and waits for the disk, as the end of a run does, makes this last as well.
+does_not_wait = select(func.set_config("synchronous_commit", "off", True)).scalar_subquery() == "off"
+PROGRESS = {  # forgives what went wrong before
+    "attempts": func.greatest(item.attempts - 1, 0),
+    "lost_count": 0,
+    "not_before": None,
+    "trouble_code": None,
+    "trouble_message": None,
+    "progress_at": now,
+}
 
 
 def _table(**columns: Any) -> Any:
-    """Arrays as a table: one statement, prepared once, for any number of rows."""
+    """Arrays as a table, its rows numbered from 1: one statement, prepared once, for any number of rows."""
     arrays = [bindparam(f"held_{name}", type_=ARRAY(type_)) for name, type_ in columns.items()]
-    return func.unnest(*arrays).table_valued(*columns, name="held").render_derived()
+    return func.unnest(*arrays).table_valued(*columns, with_ordinality="nr", name="held").render_derived()
 
 
 def _fenced(mine: Any) -> Any:
@@ -52,16 +65,33 @@ def _of_held(told: Any = item.item_key, **values: Any) -> Lookup:
     return Lookup.of(update(item).where(_fenced(HELD)).values(**values).returning(told))
 
 
-def _after(name: str) -> Any:
-    return _now + bindparam(name, type_=Interval())
+def fence(*told: Any) -> Select[Any]:
+    """Lock those of the items `HELD` that are still their holder's for the rest of the transaction."""
+    return (
+        select(*told)
+        .join(OperationRun, OperationRun.id == item.run_id)
+        .where(_fenced(HELD))
+        .order_by(HELD.c.nr)
+        .with_for_update(of=item)
+    )
+
+
+def ended_well(updated: Any) -> ColumnElement[str]:
+    """The state of a tenant that is done, of which so many rows were repaired."""
+    return case((updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED)
+
+
+def after(name: str) -> Any:
+    """So long from now."""
+    return now + bindparam(name, type_=Interval())
 
 
 def _claiming(*conditions: Any) -> Lookup:
-    of_run, due = bindparam("run", type_=Uuid()), or_(item.not_before.is_(None), item.not_before <= _now)
+    of_run, due = bindparam("run", type_=Uuid()), or_(item.not_before.is_(None), item.not_before <= now)
     running = select(OperationRun.id).where(OperationRun.id == of_run, OperationRun.status == Status.RUNNING)
     picked = (
         select(item.run_id, item.item_key)
-        .where(item.run_id == of_run, is_now(ItemState.PENDING), due, running.exists(), *conditions)
+        .where(item.run_id == of_run, is_now(ItemState.PENDING), due, running.exists(), does_not_wait, *conditions)
         .order_by(item.ordinal)
         .limit(bindparam("most", type_=BigInteger()))
         .with_for_update(skip_locked=True)
@@ -75,9 +105,9 @@ def _claiming(*conditions: Any) -> Lookup:
             state=ItemState.RUNNING,
             lease_token=item.lease_token + 1,
             # the same for all, so that a claim is known as one
-            lease_until=select(_after("lease")).scalar_subquery(),
+            lease_until=select(after("lease")).scalar_subquery(),
             leased_by=bindparam("worker", type_=Uuid()),
-            started_at=func.coalesce(item.started_at, _now),
+            started_at=func.coalesce(item.started_at, now),
         )
         .returning(
             item.item_key,
@@ -94,7 +124,6 @@ def _claiming(*conditions: Any) -> Lookup:
     )
 
 
-_now = func.clock_timestamp()
 CLAIM = _claiming()
 CLAIM_SMOOTH = _claiming(item.attempts == 0, item.lost_count == 0)
 
@@ -103,31 +132,20 @@ DONE = _table(
     run_id=Uuid(), item_key=Text(), token=BigInteger(), progress_at=DateTime(timezone=True), updated=BigInteger(),
     errors=BigInteger(),
 )  # fmt: skip
-FENCE = Lookup.of(
-    select(item.item_key, OperationRun.status)
-    .join(OperationRun, OperationRun.id == item.run_id)
-    .where(_fenced(HELD))
-    .order_by(item.item_key)
-    .with_for_update(of=item)
-)
+FENCE = Lookup.of(fence(item.item_key, OperationRun.status))
 FINISH = Lookup.of(
     update(item)
     .where(_fenced(DONE))
     .values(
-        state=case((item.updated_count + DONE.c.updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED),
+        state=ended_well(item.updated_count + DONE.c.updated),
         cursor=None,
         updated_count=item.updated_count + DONE.c.updated,
         error_count=item.error_count + DONE.c.errors,
         passes=item.passes + 1,
-        attempts=func.greatest(item.attempts - 1, 0),
-        lost_count=0,
         lease_until=None,
         leased_by=None,
-        not_before=None,
-        trouble_code=None,
-        trouble_message=None,
-        progress_at=_now,
-        finished_at=_now,
+        finished_at=now,
+        **PROGRESS,
     )
     .returning(item.item_key)
 )
@@ -137,21 +155,16 @@ STORE = _of_held(
     updated_count=item.updated_count + bindparam("more_updated", type_=BigInteger()),
     error_count=item.error_count + bindparam("more_errors", type_=BigInteger()),
     passes=bindparam("new_passes", type_=Integer()),
-    attempts=func.greatest(item.attempts - 1, 0),
-    lost_count=0,
-    not_before=None,
-    trouble_code=None,
-    trouble_message=None,
-    lease_until=_after("lease"),
-    progress_at=_now,
+    lease_until=after("lease"),
+    **PROGRESS,
 )
-END_FAILED = _of_held(state=ItemState.FAILED, lease_until=None, leased_by=None, finished_at=_now)
+END_FAILED = _of_held(state=ItemState.FAILED, lease_until=None, leased_by=None, finished_at=now)
 COUNT_ATTEMPT = _of_held(item.attempts, attempts=item.attempts + 1)
 RETRY_LATER = _of_held(
     **GIVEN_BACK,
-    not_before=_after("wait"),
+    not_before=after("wait"),
     trouble_code=bindparam("code", type_=Text()),
     trouble_message=bindparam("message", type_=Text()),
 )
 RELEASE = _of_held(**GIVEN_BACK)
-RELEASE_FOR_LATER = _of_held(**GIVEN_BACK, not_before=_after("wait"))
+RELEASE_FOR_LATER = _of_held(**GIVEN_BACK, not_before=after("wait"))

@@ -68,7 +68,10 @@ class Lease:
 
 
 async def claim(session: Begun, run_id: uuid.UUID, worker: uuid.UUID, *, lease_s: float) -> Lease | None:
-    """Lease the next pending item of a running run; None if there is none for now."""
+    """Lease the next pending item of a running run; None if there is none for now.
+
+    The commit of a claim does not wait for the disk.
+    """
     claimed = await _claim(session, CLAIM, run_id, worker, 1, lease_s)
     return claimed[0] if claimed else None
 
@@ -80,7 +83,6 @@ async def claim_some(
 
     Whatever failed before, or may have killed its worker, is claimed alone, so that it takes no other along.
     """
-    await do_not_wait_for_the_disk(session)
     if count > 1:
         claimed = await _claim(session, CLAIM_SMOOTH, run_id, worker, count, lease_s)
         if claimed:
@@ -91,7 +93,7 @@ async def claim_some(
 async def do_not_wait_for_the_disk(session: Begun) -> None:
     """Let the commit be forgotten if the server crashes within a second: rows and counts together, as the fence sees.
 
-    Whatever commits later and waits, as the end of a run does, makes everything before it last.
+    So do claims. Whatever commits later and waits, as the end of a run does, makes everything before it last.
     """
     await direct.set_local(session, "synchronous_commit = off")
 
@@ -121,7 +123,7 @@ async def fence_all(session: Begun, held: Sequence[Lease]) -> list[Lease]:
     Raises:
         RunNotRunning: the run is asked to pause or cancel.
     """
-    rows = await directly(session, FENCE, **_given(held))
+    rows = await directly(session, FENCE, **parameters(held))
     ours = {row["item_key"]: row["status"] for row in rows}
     if any(status != Status.RUNNING for status in ours.values()):
         raise RunNotRunning
@@ -140,7 +142,7 @@ async def store(
 ) -> Lease:
     """Store a chunk's cursor and counts and renew the lease, in the chunk's own transaction; progress forgives."""
     given = {"new_cursor": cursor, "more_updated": updated, "more_errors": errors, "new_passes": passes}
-    stored = await directly(session, STORE, **_given([lease]), **given, lease=timedelta(seconds=lease_s))
+    stored = await directly(session, STORE, **parameters([lease]), **given, lease=timedelta(seconds=lease_s))
     if not stored:
         raise LeaseLost
     return replace(
@@ -166,7 +168,7 @@ async def finish(session: Begun, done: Sequence[Whole]) -> None:
     """
     if not done:
         return
-    given = _given([one.lease for one in done])
+    given = parameters([one.lease for one in done])
     given |= {"held_updated": [one.updated for one in done], "held_errors": [one.errors for one in done]}
     if len(await directly(session, FINISH, **given)) != len(done):
         raise LeaseLost
@@ -177,7 +179,7 @@ async def finish(session: Begun, done: Sequence[Whole]) -> None:
 
 async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) -> None:
     """End an item with a failure that operators see."""
-    if not await directly(session, END_FAILED, **_given([lease])):
+    if not await directly(session, END_FAILED, **parameters([lease])):
         raise LeaseLost
     metrics.ended(session, ItemState.FAILED)
     await items.add_failure(session, lease.run_id, lease.item_key, lease.tenant_id, code=code, message=message)
@@ -185,21 +187,21 @@ async def fail(session: AsyncSession, lease: Lease, *, code: str, message: str) 
 
 async def retry_later(session: AsyncSession, lease: Lease, code: str, message: str) -> bool:
     """Give the item back to be tried after a while, with why; False when it has been tried often enough."""
-    counted = await directly(session, COUNT_ATTEMPT, **_given([lease]))
+    counted = await directly(session, COUNT_ATTEMPT, **parameters([lease]))
     if not counted:
         raise LeaseLost
     attempts = counted[0]["attempts"]
     if attempts >= MAX_ATTEMPTS:
         return False
     wait = timedelta(seconds=BACKOFF_S[min(attempts, len(BACKOFF_S)) - 1])
-    await directly(session, RETRY_LATER, **_given([lease]), wait=wait, code=code, message=message)
+    await directly(session, RETRY_LATER, **parameters([lease]), wait=wait, code=code, message=message)
     metrics.given_back(session, metrics.RETRY)
     return True
 
 
 async def release(session: Begun, held: Sequence[Lease], *, after_s: float = 0) -> None:
     """Give items of a run back, as on shutdown: no attempt is counted."""
-    given = _given(held)
+    given = parameters(held)
     if after_s:
         back = await directly(session, RELEASE_FOR_LATER, **given, wait=timedelta(seconds=after_s))
     else:
@@ -221,7 +223,8 @@ async def release_others(session: AsyncSession, worker: uuid.UUID, at_work: Coll
     return sorted(set(runs))
 
 
-def _given(held: Sequence[Lease]) -> dict[str, Any]:
+def parameters(held: Sequence[Lease]) -> dict[str, Any]:
+    """Leases as statements take them."""
     return {
         "held_run_id": [lease.run_id for lease in held],
         "held_item_key": [lease.item_key for lease in held],

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opsplane.direct import Begun
 from opsplane.runbooks.base import Runbook
 from opsplane.runbooks.chunk import Chunk, Cursor
 from opsplane.runs import leases
@@ -21,12 +19,12 @@ class Repairer:
     runbook: Runbook
     lease_s: float
 
-    async def apply(self, session: Begun, lease: Lease, cursor: Cursor | None, limit: int) -> Chunk:
+    async def apply(self, session: AsyncSession, lease: Lease, cursor: Cursor | None, limit: int) -> Chunk:
         """The tenant's next chunk behind the cursor."""
         with authored():
-            return await self.runbook.apply(_as_author_knows(session), lease.tenant_id, cursor, limit)
+            return await self.runbook.apply(session, lease.tenant_id, cursor, limit)
 
-    async def apply_together(self, session: Begun, held: Sequence[Lease], limit: int) -> Sequence[Chunk]:
+    async def apply_together(self, session: AsyncSession, held: Sequence[Lease], limit: int) -> Sequence[Chunk]:
         """The first chunks of some of them, from the first one on.
 
         Raises:
@@ -34,7 +32,7 @@ class Repairer:
         """
         with authored():
             tenants = [lease.tenant_id for lease in held]
-            chunks = await self.runbook.apply_together(_as_author_knows(session), tenants, limit)
+            chunks = await self.runbook.apply_together(session, tenants, limit)
         cut_off = any(chunk.cursor is not None for chunk in chunks[:-1])
         if not 0 < len(chunks) <= len(held) or cut_off:
             raise RuntimeError(f"apply_together of {self.runbook.key} must finish all tenants it begins but the last.")
@@ -45,7 +43,7 @@ class Repairer:
         """Whether several tenants are repaired by one statement, so that nobody knows which one broke it."""
         return type(self.runbook).apply_together is not Runbook.apply_together
 
-    async def is_done(self, session: Begun, lease: Lease, chunk: Chunk) -> bool:
+    async def is_done(self, session: AsyncSession, lease: Lease, chunk: Chunk) -> bool:
         """Whether nothing is left to repair after this chunk.
 
         Raises:
@@ -57,19 +55,15 @@ class Repairer:
         if chunk.proven or found_nothing:
             return True
         with authored():
-            if not await self.runbook.residue(_as_author_knows(session), lease.tenant_id):
+            if not await self.runbook.residue(session, lease.tenant_id):
                 return True
         if lease.passes + 1 >= MAX_PASSES:
             raise NotConverging
         return False
 
-    async def store(self, session: Begun, lease: Lease, chunk: Chunk) -> Lease:
+    async def store(self, session: AsyncSession, lease: Lease, chunk: Chunk) -> Lease:
         """Note what the chunk did, and where the next one goes on: at the first row again, if it has no cursor."""
         return await leases.store(
             session, lease, cursor=chunk.cursor, updated=chunk.updated, errors=chunk.errors,
             passes=lease.passes + (chunk.cursor is None), lease_s=self.lease_s,
         )  # fmt: skip
-
-
-def _as_author_knows(session: Begun) -> AsyncSession:
-    return cast(AsyncSession, session)  # a bare one goes only to runbooks that need no session

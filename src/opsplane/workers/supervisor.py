@@ -15,7 +15,7 @@ from opsplane.db import new_id
 from opsplane.errors import OpsplaneError
 from opsplane.runbooks import registry
 from opsplane.runbooks.service import Plane
-from opsplane.runs import processes, sweeper
+from opsplane.runs import at_once, processes, sweeper
 from opsplane.runs.drain import Drainer
 from opsplane.runs.models import OperationRun
 from opsplane.runs.states import Status
@@ -55,6 +55,7 @@ def prepare() -> None:
     for runbook in registry.every():
         try:
             runbook.prepare()
+            at_once.prepare(runbook)
         except Exception:
             log.exception("runbook_not_prepared", runbook=runbook.key)
 
