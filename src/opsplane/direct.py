@@ -81,7 +81,7 @@ class Bare:
         """Leave nothing of it."""
         if self._begun and not self._driver.is_closed():  # in a transaction or not: something may be under way
             with _asking(self._driver):
-                await self._driver.execute("ROLLBACK")
+                await self._driver.execute("SELECT" if self._each_alone else "ROLLBACK")
 
 
 Begun = AsyncSession | Bare

@@ -111,7 +111,7 @@ MUTANTS = (
     _mutant(
         "a repair's chunk does not look at the run",
         f"{ONE_STATEMENT}::test_a_run_that_is_to_pause_has_nothing_changed",
-        (CHUNK_STATEMENTS, '.where(fenced.c.goes_on).subquery("given")', '.subquery("given")'),
+        (CHUNK_STATEMENTS, ".where(fenced.c.goes_on).subquery()", ".subquery()"),
     ),
     _mutant(
         "a repair's chunk ends tenants of a run that is to pause",
@@ -127,14 +127,19 @@ MUTANTS = (
         ),
     ),
     _mutant(
-        "a repair's chunk is given whom another worker has",
-        f"{ONE_STATEMENT}::test_a_chunk_leaves_out_whom_another_worker_has",
-        (STATEMENTS, "        & (item.lease_token == mine.c.token)\n"),
+        "a repair's chunk locks its run",
+        f"{ONE_STATEMENT}::test_two_chunks_of_a_run_do_not_wait_for_each_other",
+        (STATEMENTS, ".with_for_update(of=item)", ".with_for_update()"),
     ),
     _mutant(
-        "a repair's chunk repairs in a run that is to pause",
-        f"{ONE_STATEMENT}::test_a_run_that_is_to_pause_has_nothing_changed",
-        (CHUNK_STATEMENTS, ".where(fenced.c.goes_on).subquery", ".subquery"),
+        "a tenant of which only an earlier chunk repaired rows is skipped",
+        f"{ONE_STATEMENT}::test_a_tenant_of_which_only_an_earlier_chunk_repaired_rows_has_succeeded",
+        (CHUNK_STATEMENTS, "ended_well(item.updated_count + reached.c.updated)", "ended_well(reached.c.updated)"),
+    ),
+    _mutant(
+        "statements alone have the database's isolation",
+        f"{BARE}::test_statements_alone_read_what_is_committed_whatever_the_database_is_set_to",
+        ("src/opsplane/connections.py", ', "default_transaction_isolation": "read committed"', ""),
     ),
     _mutant(
         "whose rows were looked at in part counts as gone through",
@@ -275,17 +280,17 @@ MUTANTS = (
     _mutant(
         "rows that were found and not changed count as right",
         f"{TOGETHER}::test_the_only_wrong_row_that_somebody_else_just_changed_is_repaired_all_the_same",
-        (CHUNK_STATEMENTS, "or_(UNSURE, updated < found, still > 0)", "or_(UNSURE, still > 0)"),
+        (CHUNK_STATEMENTS, "or_(WAS_UNSURE, updated < found, still > 0)", "or_(WAS_UNSURE, still > 0)"),
     ),
     _mutant(
         "rows that stay wrong count as repaired",
         f"{TOGETHER}::test_rows_that_stay_wrong_are_found_out_beside_others_as_well",
-        (CHUNK_STATEMENTS, "or_(UNSURE, updated < found, still > 0)", "or_(UNSURE, updated < found)"),
+        (CHUNK_STATEMENTS, "or_(WAS_UNSURE, updated < found, still > 0)", "or_(WAS_UNSURE, updated < found)"),
     ),
     _mutant(
         "a chunk forgets that one before it was unsure",
         f"{ONE_STATEMENT}::test_a_tenant_that_was_unsure_once_is_gone_over_again",
-        (CHUNK_STATEMENTS, "or_(UNSURE, updated < found, still > 0)", "or_(updated < found, still > 0)"),
+        (CHUNK_STATEMENTS, "or_(WAS_UNSURE, updated < found, still > 0)", "or_(updated < found, still > 0)"),
     ),
     _mutant(
         "a cursor does not say that its chunk was unsure",
@@ -325,21 +330,17 @@ MUTANTS = (
     _mutant(
         "a chunk does not renew its lease",
         f"{ONE_STATEMENT}::test_who_is_done_is_given_up_and_who_is_not_has_its_lease_renewed",
-        (CHUNK_STATEMENTS, 'case((~done, after("lease")))', "case((~done, item.lease_until))"),
+        (CHUNK_STATEMENTS, 'case((~done, from_now("lease")))', "case((~done, item.lease_until))"),
     ),
     _mutant(
         "a tenant is gone over for ever",
         f"{TOGETHER}::test_rows_that_stay_wrong_are_found_out_beside_others_as_well",
-        (CHUNKS, "        if _was_gone_over_often(held[0]):", "        if False:"),
+        (CHUNKS, "        if lease.passes >= MAX_PASSES:\n            raise NotConverging\n"),
     ),
     _mutant(
         "a tenant gone over often is said not to converge though it has",
         f"{ONE_STATEMENT}::test_a_tenant_gone_over_often_is_looked_at_before_it_is_said_not_to_converge",
-        (
-            CHUNKS,
-            "            if await self.runbook.residue(cast(AsyncSession, bare), lease.tenant_id):",
-            "            if True:",
-        ),
+        (CHUNKS, "if not await self.runbook.residue(cast(AsyncSession, bare), lease.tenant_id):", "if False:"),
     ),
     _mutant(
         "behind a pooler statements are alone as well",

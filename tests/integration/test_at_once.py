@@ -21,6 +21,7 @@ from opsplane.runbooks.base import RepairRunbook
 from opsplane.runbooks.service import Plane
 from opsplane.runs import at_once, leases
 from opsplane.runs.at_once import AtOnce
+from opsplane.runs.bundles import Culprit, Unclear
 from opsplane.runs.carried import Carried
 from opsplane.runs.chunks import Pace
 from opsplane.runs.leases import Lease, RunNotRunning
@@ -46,14 +47,12 @@ async def claimed(plane: Plane, run_id: uuid.UUID) -> list[Lease]:
         return await leases.claim_some(bare, run_id, uuid.uuid4(), 10, lease_s=20)
 
 
-async def carry(
-    plane: Plane, held: list[Lease], rows: int = 100, runbook: str = BY_TITLE, db: Database | None = None
-) -> Carried:
-    found = registry.find(runbook)
+async def carry(plane: Plane, held: list[Lease], rows: int = 100, *, together: bool = True) -> Carried:
+    found = registry.find(BY_TITLE)
     assert at_once.fits(found)
     pace = Pace(plane.settings, bundled=True)
-    pace.size.rows = rows
-    return await AtOnce(db=db or plane.db, runbook=found, pace=pace, lease_s=20).together(held)
+    pace.size.rows, pace.together = rows, together
+    return await AtOnce(db=plane.db, runbook=found, pace=pace, lease_s=20).together(held)
 
 
 async def repaired(plane: Plane) -> int:
@@ -248,6 +247,63 @@ async def retitle(plane: Plane, lease: Lease, title: str, rows: int = 100) -> No
         await tx.session.execute(update(Finding).where(Finding.id.in_(first)).values(title=title))
 
 
+async def test_a_tenant_of_which_only_an_earlier_chunk_repaired_rows_has_succeeded(
+    plane: Plane, run_id: uuid.UUID
+) -> None:
+    [first, *_] = await claimed(plane, run_id)
+    [current] = (await carry(plane, [first], rows=3)).unfinished
+    [whole] = (await carry(plane, [current], rows=3)).whole
+    assert whole.updated == 3
+    assert (await item(plane, first)).state == ItemState.SUCCEEDED
+
+
+async def test_two_chunks_of_a_run_do_not_wait_for_each_other(plane: Plane, run_id: uuid.UUID) -> None:
+    first, second, third = await claimed(plane, run_id)
+    async with plane.db.transaction() as tx:
+        await leases.fence_all(tx.session, [first])
+        async with asyncio.timeout(3):
+            carried = await carry(plane, [second, third])
+    assert len(carried.whole) == 2
+
+
+async def test_a_chunk_is_one_round_trip(plane: Plane, run_id: uuid.UUID) -> None:
+    first, *others = await claimed(plane, run_id)
+    sent: list[str] = []
+    await carry(plane, [first])  # by which the driver has learned the types of its parameters
+    async with plane.db.bare() as bare:
+        driver = bare._driver
+    with driver.query_logger(lambda query: sent.append(query.query[:20])):
+        await carry(plane, others)
+        await asyncio.sleep(0)
+    assert sent == ["WITH opsplane_fenced"]
+
+
+async def test_where_a_common_statement_has_failed_the_first_one_is_carried_and_blamed(
+    plane: Plane, run_id: uuid.UUID
+) -> None:
+    held = await claimed(plane, run_id)
+    await retitle(plane, held[0], "x")
+    with pytest.raises(Unclear):
+        await carry(plane, held)
+    with pytest.raises(Culprit) as broken:
+        await carry(plane, held, together=False)
+    assert broken.value.lease == held[0]
+    assert await repaired(plane) == 0
+
+
+async def test_a_tenant_that_is_lost_is_told_to_whoever_carries_it_alone(plane: Plane, run_id: uuid.UUID) -> None:
+    [first, *_] = await claimed(plane, run_id)
+    with pytest.raises(leases.LeaseLost):
+        await support.drainer(plane).carrier(run_id, registry.find(BY_TITLE)).advance(replace(first, token=99))
+
+
+async def test_a_tenant_in_doubt_that_is_lost_takes_no_other_along(plane: Plane, run_id: uuid.UUID) -> None:
+    first, second, _ = await claimed(plane, run_id)
+    lost = replace(first, token=99, passes=1)
+    carried = await carry(plane, [lost, second])
+    assert (carried.lost, carried.waiting) == ([lost], [second])
+
+
 async def test_a_tenant_gone_over_often_does_not_fail_in_a_run_that_is_to_pause(
     plane: Plane, run_id: uuid.UUID
 ) -> None:
@@ -258,13 +314,14 @@ async def test_a_tenant_gone_over_often_does_not_fail_in_a_run_that_is_to_pause(
         await carry(plane, [replace(first, passes=3)])
 
 
+@pytest.mark.parametrize("passes", [1, 3])
 async def test_a_tenant_gone_over_often_is_looked_at_before_it_is_said_not_to_converge(
-    plane: Plane, run_id: uuid.UUID
+    plane: Plane, run_id: uuid.UUID, passes: int
 ) -> None:
     held = await claimed(plane, run_id)
     async with plane.db.transaction() as tx:
         await tx.session.execute(update(Finding).values(sla_days=7))
-    often = replace(held[0], passes=3)
+    often = replace(held[0], passes=passes)
     assert [lease.key for lease in (await carry(plane, [often, *held[1:]])).whole] == [held[0].key]
 
 

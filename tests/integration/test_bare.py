@@ -207,6 +207,20 @@ async def test_statements_that_are_each_alone_last_by_themselves_but_behind_a_po
     await own.close()
 
 
+async def test_statements_alone_read_what_is_committed_whatever_the_database_is_set_to(plane: Plane) -> None:
+    async with plane.db.transaction() as tx:
+        name = await tx.session.scalar(text("SELECT current_database()"))
+        await tx.session.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"))
+    own = Database(plane.settings)
+    try:
+        async with own.bare(each_alone=True) as bare:
+            assert (await directly(bare, ISOLATION))[0]["transaction_isolation"] == "read committed"
+    finally:
+        await own.close()
+        async with plane.db.transaction() as tx:
+            await tx.session.execute(text(f"ALTER DATABASE {name} RESET default_transaction_isolation"))
+
+
 async def test_what_each_statement_alone_has_done_is_told_after_it(plane: Plane) -> None:
     told = []
 

@@ -239,47 +239,48 @@ PARTITIONED = (
 )
 
 
-class Tables(DeclarativeBase):
-    """Of this module."""
+def broken_things(name: str) -> RepairRunbook:
+    """A repair of a table of this name."""
+
+    class Tables(DeclarativeBase):
+        pass
+
+    class Thing(Tables):
+        __tablename__ = name
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[uuid.UUID]
+        broken: Mapped[bool]
+
+    class Mend(RepairRunbook):
+        key, title, capability, confirmation_phrase = "test.repairs.named", "Named", "c", "MEND"
+        table = Thing
+
+        def wrong(self) -> ColumnElement[bool]:
+            return Thing.broken.is_(True)
+
+        def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
+            return {Thing.broken: False}
+
+    return Mend()
 
 
-class Odd(Tables):
-    """A table with a name that must be quoted in more than one way."""
-
-    __tablename__ = "odd 'thing\""
-    id: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[uuid.UUID]
-    broken: Mapped[bool]
-
-
-class MendOdd(RepairRunbook):
-    key, title, capability, confirmation_phrase = (
-        "test.repairs.odd",
-        "Odd",
-        "platform.runbooks.test.effects",
-        "BACKFILL",
-    )
-    table = Odd
-
-    def wrong(self) -> ColumnElement[bool]:
-        return Odd.broken.is_(True)
-
-    def right(self) -> Mapping[InstrumentedAttribute[Any], Any]:
-        return {Odd.broken: False}
-
-
-async def test_a_table_may_have_any_name(plane: Plane, operator: Actor, tenants: list[Tenant]) -> None:
+@pytest.mark.parametrize(
+    "name", ["odd 'thing\"", "fenced", "given", "held", "answer", "looked_at", "rows", "of_tenant"]
+)
+async def test_a_table_may_have_any_name(plane: Plane, operator: Actor, tenants: list[Tenant], name: str) -> None:
+    repair = broken_things(name)
+    tables, thing = repair.table.metadata, repair.table
     async with plane.db.transaction() as tx:
         connection = await tx.session.connection()
-        await connection.run_sync(Tables.metadata.create_all)
-        tx.session.add_all(Odd(id=number, tenant_id=tenants[0].id, broken=number % 3 > 0) for number in range(30))
+        await connection.run_sync(tables.create_all)
+        tx.session.add_all(thing(id=n, tenant_id=tenants[0].id, broken=n % 3 > 0) for n in range(30))
     try:
         held = await claim(plane, operator)
-        [whole] = await together(plane, MendOdd(), [held[tenants[0].id]], limit=7)
+        [whole] = await together(plane, repair, [held[tenants[0].id]], limit=7)
     finally:
         async with plane.db.transaction() as tx:
             connection = await tx.session.connection()
-            await connection.run_sync(Tables.metadata.drop_all)
+            await connection.run_sync(tables.drop_all)
     assert (whole.updated, whole.passes) == (20, 1)
 
 

@@ -60,8 +60,11 @@ def test_a_claim_takes_twice_as_many_tenants_while_they_are_quick_and_only_one_w
 
 def test_a_claim_takes_no_more_tenants_than_fit_into_the_time_of_a_chunk() -> None:
     pace = Pace(Settings(chunk_target_ms=200), bundled=True)
+    pace.tenants = 100
     pace.carried(100, 0.4)
     assert pace.tenants == 50
+    pace.carried(3, 0.03)  # the last few of a claim
+    assert pace.tenants == 20
 
 
 def test_tenants_of_a_runbook_that_is_not_bundled_are_claimed_one_by_one() -> None:

@@ -39,7 +39,7 @@ def runbook_of(key: TypeEngine[Any]) -> RepairRunbook:
 
 
 KEYS = [
-    (BigInteger(), 2**40), (Uuid(), uuid.UUID(int=7)), (Text(), "a:7"), (Numeric(), Decimal("1.50")),
+    (BigInteger(), 2**40), (Uuid(), uuid.UUID(int=7)), (Text(), "a:7"), (Numeric(), Decimal("12345678901234567890.123456789")),
     (Date(), date(2026, 11, 22)), (DateTime(timezone=True), datetime(2026, 11, 22, 7, 30, 1, 5, tzinfo=UTC)),
     (Ticket(), 7),
 ]  # fmt: skip

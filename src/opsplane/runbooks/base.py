@@ -140,8 +140,10 @@ class RepairRunbook(Runbook):
         return bool(row["found"])
 
     def prepare(self) -> None:
-        """Put its statements together."""
-        _ = self.statements.first, self.statements.following, self._proof
+        """Put its statements together, but for those that a worker joins with its own."""
+        _ = self._proof
+        if not self.is_one_statement:
+            _ = self.statements.first, self.statements.following
 
     @cached_property
     def statements(self) -> Statements:

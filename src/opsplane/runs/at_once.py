@@ -14,13 +14,13 @@ from opsplane.direct import Begun, directly
 from opsplane.lookups import Rows
 from opsplane.runbooks.base import RepairRunbook, Runbook
 from opsplane.runbooks.chunk import LOOK
-from opsplane.runbooks.statements import BITE, TOGETHER
+from opsplane.runbooks.statements import TOGETHER
 from opsplane.runs import leases, metrics
 from opsplane.runs.bundles import blaming
 from opsplane.runs.carried import Carried
 from opsplane.runs.chunk_statements import ChunkStatements
 from opsplane.runs.chunks import Pace
-from opsplane.runs.leases import Lease, RunNotRunning
+from opsplane.runs.leases import Lease, RunNotRunning, Whole
 from opsplane.runs.states import ItemState
 from opsplane.runs.troubles import MAX_PASSES, NotConverging
 
@@ -67,16 +67,15 @@ class AtOnce:
 
         Raises:
             RunNotRunning: nothing was done.
-            LeaseLost: the same, and it is another worker's.
             NotConverging: it was gone over often enough, and still has wrong rows.
         """
         return await self._carry([lease], rows)
 
     async def _carry(self, held: Sequence[Lease], rows: int) -> Carried:
-        if _was_gone_over_often(held[0]):
-            await self._refuse_wrong_rows(held[0])
+        if _is_in_doubt(held[0]) and (ended := await self._ended(held[0])) is not None:
+            return ended
         async with self.db.bare(each_alone=True) as bare:
-            told = await self._tell(bare, held, min(rows, BITE))
+            told = await self._tell(bare, held, rows)
             if not all(row["goes_on"] for row in told):
                 raise RunNotRunning
             carried = _carried(held, told)
@@ -84,6 +83,18 @@ class AtOnce:
             metrics.ended(bare, ItemState.SUCCEEDED, repaired)
             metrics.ended(bare, ItemState.SKIPPED, len(carried.whole) - repaired)
         return carried
+
+    async def _ended(self, lease: Lease) -> Carried | None:
+        """A tenant in doubt is done if nothing is wrong there; None if it must be gone over again."""
+        async with self.db.bare() as bare:
+            if not await leases.fence_all(bare, [lease]):
+                return Carried(lost=[lease])
+            if not await self.runbook.residue(cast(AsyncSession, bare), lease.tenant_id):
+                await leases.finish(bare, [Whole(lease, 0, 0)])
+                return Carried(whole=[lease])
+        if lease.passes >= MAX_PASSES:
+            raise NotConverging
+        return None
 
     async def _tell(self, session: Begun, held: Sequence[Lease], limit: int) -> Rows:
         wanted, cursor = statements_of(self.runbook.statements), held[0].cursor
@@ -95,19 +106,14 @@ class AtOnce:
         after = self.runbook.statements.decode(cursor["after"])
         return await directly(session, wanted.following, unsure="unsure" in cursor, after=after, **given)
 
-    async def _refuse_wrong_rows(self, lease: Lease) -> None:
-        async with self.db.bare() as bare:
-            await leases.fence(bare, lease)
-            if await self.runbook.residue(cast(AsyncSession, bare), lease.tenant_id):
-                raise NotConverging
-
 
 def _may_share(lease: Lease) -> bool:
-    return lease.cursor is None and not _was_gone_over_often(lease)
+    return lease.cursor is None and not _is_in_doubt(lease)
 
 
-def _was_gone_over_often(lease: Lease) -> bool:
-    return lease.cursor is None and lease.passes >= MAX_PASSES
+def _is_in_doubt(lease: Lease) -> bool:
+    """Whether it was gone through, and that did not prove that nothing is wrong there any more."""
+    return lease.cursor is None and lease.passes > 0
 
 
 def _carried(held: Sequence[Lease], told: Rows) -> Carried:

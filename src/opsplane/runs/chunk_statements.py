@@ -21,12 +21,12 @@ from sqlalchemy import (
 
 from opsplane.lookups import Lookup
 from opsplane.runbooks.statements import LIMIT, WINDOW, Statements
-from opsplane.runs.lease_statements import HELD, PROGRESS, after, does_not_wait, ended_well, fence
+from opsplane.runs.lease_statements import HELD, PROGRESS, does_not_wait, ended_well, fence, from_now
 from opsplane.runs.models import OperationRun, OperationRunItem
 from opsplane.runs.states import Status
 
 item = OperationRunItem
-UNSURE = bindparam("unsure", type_=Boolean())
+WAS_UNSURE = bindparam("unsure", type_=Boolean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class ChunkStatements:
 
     def _chunk(self, repaired: Callable[[FromClause], Select[Any]]) -> Select[Any]:
         fenced = _fenced()
-        given = select(fenced.c.tenant, fenced.c.nr).where(fenced.c.goes_on).subquery("given")
+        given = select(fenced.c.tenant, fenced.c.nr).where(fenced.c.goes_on).subquery()
         answer = repaired(given).cte("answer")
         all_of = select(answer.c.found, answer.c.looked_at, answer.c.nr, answer.c.key).limit(1).subquery("all_of")
         now = _settled(self._reached(fenced, answer, all_of))
@@ -73,7 +73,7 @@ class ChunkStatements:
                 fenced.c.item_key,
                 fenced.c.nr,
                 is_through.label("is_through"),
-                or_(UNSURE, updated < found, still > 0).label("unsure"),
+                or_(WAS_UNSURE, updated < found, still > 0).label("unsure"),
                 updated.label("updated"),
                 self.repair.encoded(all_of.c.key).label("key"),
             )
@@ -88,7 +88,7 @@ def _fenced() -> CTE:
         item.run_id, item.item_key, item.tenant_id.label("tenant"), HELD.c.nr,
         (OperationRun.status == Status.RUNNING).label("goes_on"),
     )  # fmt: skip
-    return fence(*told).where(does_not_wait).cte("fenced").prefix_with("MATERIALIZED")
+    return fence(*told).where(does_not_wait).cte("opsplane_fenced").prefix_with("MATERIALIZED")
 
 
 def _settled(reached: CTE) -> CTE:
@@ -103,7 +103,7 @@ def _settled(reached: CTE) -> CTE:
             cursor=case((~is_through, func.jsonb_strip_nulls(behind))),
             updated_count=item.updated_count + reached.c.updated,
             passes=item.passes + case((is_through, 1), else_=0),
-            lease_until=case((~done, after("lease"))),
+            lease_until=case((~done, from_now("lease"))),
             leased_by=case((~done, item.leased_by)),
             finished_at=case((done, PROGRESS["progress_at"])),
             **PROGRESS,

@@ -37,7 +37,7 @@ class Pace:
         self.together = True  # whether several tenants may share a statement
 
     def carried(self, tenants: int, seconds: float) -> None:
-        """So many tenants were done in one chunk; a claim takes as many as fit, at most twice as many as before."""
+        """So many tenants were done in one chunk; a claim takes as many as fit, at most twice as many as until now."""
         fit = tenants * self.target_s / max(seconds, 1e-6)
         self.tenants = int(max(1, min(fit, 2 * self.tenants, self._most)))
 

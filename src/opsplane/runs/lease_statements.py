@@ -81,7 +81,7 @@ def ended_well(updated: Any) -> ColumnElement[str]:
     return case((updated > 0, ItemState.SUCCEEDED), else_=ItemState.SKIPPED)
 
 
-def after(name: str) -> Any:
+def from_now(name: str) -> Any:
     """So long from now."""
     return now + bindparam(name, type_=Interval())
 
@@ -105,7 +105,7 @@ def _claiming(*conditions: Any) -> Lookup:
             state=ItemState.RUNNING,
             lease_token=item.lease_token + 1,
             # the same for all, so that a claim is known as one
-            lease_until=select(after("lease")).scalar_subquery(),
+            lease_until=select(from_now("lease")).scalar_subquery(),
             leased_by=bindparam("worker", type_=Uuid()),
             started_at=func.coalesce(item.started_at, now),
         )
@@ -155,16 +155,16 @@ STORE = _of_held(
     updated_count=item.updated_count + bindparam("more_updated", type_=BigInteger()),
     error_count=item.error_count + bindparam("more_errors", type_=BigInteger()),
     passes=bindparam("new_passes", type_=Integer()),
-    lease_until=after("lease"),
+    lease_until=from_now("lease"),
     **PROGRESS,
 )
 END_FAILED = _of_held(state=ItemState.FAILED, lease_until=None, leased_by=None, finished_at=now)
 COUNT_ATTEMPT = _of_held(item.attempts, attempts=item.attempts + 1)
 RETRY_LATER = _of_held(
     **GIVEN_BACK,
-    not_before=after("wait"),
+    not_before=from_now("wait"),
     trouble_code=bindparam("code", type_=Text()),
     trouble_message=bindparam("message", type_=Text()),
 )
 RELEASE = _of_held(**GIVEN_BACK)
-RELEASE_FOR_LATER = _of_held(**GIVEN_BACK, not_before=after("wait"))
+RELEASE_FOR_LATER = _of_held(**GIVEN_BACK, not_before=from_now("wait"))
