@@ -19,6 +19,7 @@ let heardAt = performance.now();
 let asking = false;
 let askAgain = false;
 let marks = 0; // what was asked before something was marked as read knows nothing of it
+let marked = Promise.resolve(); // nor does what is asked before that is answered
 
 /** The page's stream says how many are unread; if that is news, or nobody says, the server is asked. */
 export function hear(count) {
@@ -31,8 +32,9 @@ async function look() {
   if (asking) return;
   asking = true;
   heardAt = performance.now();
-  const before = marks;
   try {
+    await marked;
+    const before = marks;
     const page = await ask(`${path}?limit=${PAGE}`, { background: true });
     if (marks === before) show(page);
     else askAgain = true;
@@ -94,20 +96,24 @@ function tell(news) {
 
 // ---- Reading
 
+function mark(what, options) {
+  marks += 1;
+  const answered = ask(`${path}/${what}`, { method: "POST", ...options });
+  marked = Promise.allSettled([marked, answered]);
+  return answered;
+}
+
 /** Also while the page is being left, for the link leads away from it. */
 function read(row) {
   if (!row?.hasAttribute("data-unread")) return;
-  marks += 1;
   row.removeAttribute("data-unread");
   showCount(Math.max(0, unread() - 1));
-  ask(`${path}/${row.dataset.id}/read`, { method: "POST", keepalive: true }).then(used, look);
+  mark(`${row.dataset.id}/read`, { keepalive: true }).then(used, look);
 }
 
 async function readEverything() {
-  marks += 1;
   problems.replaceChildren();
-  await ask(`${path}/read`, { method: "POST" });
-  marks += 1;
+  await mark("read");
   used();
   for (const row of $$("[data-unread]", list)) row.removeAttribute("data-unread");
   showCount(0);

@@ -189,6 +189,28 @@ async def test_a_run_opened_in_a_new_tab_is_read_in_both(stage: Stage, plane: Pl
     await expect(bell(page, "none")).to_be_visible()
 
 
+async def test_what_is_asked_while_a_run_is_being_marked_as_read_does_not_bring_it_back(
+    stage: Stage, plane: Plane, tenants: list[Tenant]
+) -> None:
+    olga = await stage.operator()
+    [path] = await tell(plane, olga, tenants[0])
+    page, marked = await stage.page(AUDIT, olga), asyncio.Event()
+
+    async def held(route: Route) -> None:
+        await marked.wait()
+        await route.continue_()
+
+    await page.route("**/read", held)
+    async with page.expect_request("**/read"):
+        await page.goto(path)
+    await expect(bell(page, "none")).to_be_visible()
+    await page.wait_for_timeout(500)  # in which an answer would have come
+    await expect(bell(page, "none")).to_be_visible()
+    async with page.expect_response("**/system/notifications?limit=20"):
+        marked.set()
+    await expect(bell(page, "none")).to_be_visible()
+
+
 async def test_all_are_marked_read_at_once_by_keyboard_and_the_focus_stays(
     stage: Stage, plane: Plane, tenants: list[Tenant]
 ) -> None:
