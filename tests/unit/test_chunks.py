@@ -81,3 +81,13 @@ def test_a_chunk_takes_no_more_rows_than_gain_anything_unless_the_setting_asks_f
     for _ in range(12):
         pace.size.observe(pace.size.rows, 0.001)
     assert pace.size.rows == largest
+
+
+def test_where_others_come_first_a_chunk_takes_as_few_rows_as_it_may() -> None:
+    pace = Pace(Settings(chunk_min_rows=500), bundled=True, most_rows=2000)
+    pace.size.rows = 2000
+    assert pace.rows == 2000
+    pace.gentle = True
+    assert pace.rows == 500
+    pace.size.rows = 100
+    assert pace.rows == 100

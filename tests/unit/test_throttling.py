@@ -39,7 +39,7 @@ JUDGED = [
     (Reading(wal_mb_s=150), (Signal.WAL_RATE, BARELY, "the database writes 150 MB of WAL a second")),
     (Reading(wal_mb_s=201), (Signal.WAL_RATE, STOP, "the database writes 201 MB of WAL a second")),
     (Reading(active=50), None),
-    (Reading(active=51), (Signal.ACTIVE_CONNECTIONS, BARELY, "51 other sessions are executing something")),
+    (Reading(active=51), (Signal.ACTIVE_CONNECTIONS, BARELY / 3, "51 other sessions are executing something")),
     (Reading(active=101), (Signal.ACTIVE_CONNECTIONS, STOP, "101 other sessions are executing something")),
     (Reading(active=70, earlier=(30, 40)), None),
     (
@@ -48,7 +48,7 @@ JUDGED = [
     ),
     (
         Reading(active=51, at_work=4),
-        (Signal.ACTIVE_CONNECTIONS, BARELY / 4, "51 other sessions are executing something"),
+        (Signal.ACTIVE_CONNECTIONS, BARELY / 12, "51 other sessions are executing something"),
     ),
     (Reading(connections=80), None),
     (Reading(connections=81), (Signal.CONNECTIONS, HALF, "81 of 100 connections are in use")),

@@ -59,7 +59,7 @@ class AtOnce:
         most = TOGETHER if self.pace.together else 1
         first = list(takewhile(_may_share, held))[:most] or held[:1]
         with blaming(first):
-            carried = await self._carry(first, self.pace.size.rows)
+            carried = await self._carry(first, self.pace.rows)
         return carried.with_waiting(held[len(first) :])
 
     async def alone(self, lease: Lease, rows: int) -> Carried:

@@ -65,7 +65,7 @@ class Bundle:
     def _has_room(self) -> bool:
         anybody = self.begun is not None or bool(self.waiting)
         in_time = time.monotonic() - self.started < self.pace.target_s
-        return anybody and in_time and self.took < self.pace.size.rows and not self.stop.is_set()
+        return anybody and in_time and self.took < self.pace.rows and not self.stop.is_set()
 
     async def _go_on(self, session: AsyncSession) -> None:
         if self.begun is None:
@@ -75,7 +75,7 @@ class Bundle:
 
     async def _continue(self, session: AsyncSession, lease: Lease, before: Chunk) -> None:
         with blaming([lease]):
-            chunk = await self.repairer.apply(session, lease, before.cursor, self.pace.size.rows - self.took)
+            chunk = await self.repairer.apply(session, lease, before.cursor, self.pace.rows - self.took)
         await self._add(session, lease, chunk, before.then(chunk))
 
     async def _begin_next(self, session: AsyncSession) -> None:
@@ -93,7 +93,7 @@ class Bundle:
         return list(takewhile(lambda lease: lease.cursor is None, self.waiting)) or self.waiting[:1]
 
     async def _first_chunks(self, session: AsyncSession, held: Sequence[Lease]) -> Sequence[Chunk]:
-        rows = self.pace.size.rows  # though less is left: who nearly fits need not be carried twice
+        rows = self.pace.rows  # though less is left: who nearly fits need not be carried twice
         if len(held) > 1:
             return await self.repairer.apply_together(session, held, rows)
         return [await self.repairer.apply(session, held[0], held[0].cursor, rows)]

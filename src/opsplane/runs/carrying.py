@@ -55,7 +55,7 @@ class Carrier:
         waiting, since = list(held), time.monotonic()
         while len(waiting) > 1:
             took_s = time.monotonic() - since
-            if took_s > self.pace.patience_s or self._is_over() or not await self.pacer.before_chunk():
+            if took_s > self.pace.patience_s or self._is_over() or not await self._may_go_on():
                 return await self._give_back(waiting)
             if _goes_on(waiting[0]) and took_s > self.pace.together_s:
                 first, *others = waiting  # it may take long, and somebody else may have nothing to do
@@ -66,6 +66,11 @@ class Carrier:
         if waiting:
             await self._alone(waiting[0])
         return None
+
+    async def _may_go_on(self) -> bool:
+        goes_on = await self.pacer.before_chunk()
+        self.pace.gentle = self.pacer.is_slow
+        return goes_on
 
     def _is_over(self) -> bool:
         return self.stop.is_set() or time.monotonic() > self.ends
@@ -112,7 +117,7 @@ class Carrier:
         """Carry one tenant as far as it goes."""
         current = lease
         try:
-            while not self._is_over() and await self.pacer.before_chunk():
+            while not self._is_over() and await self._may_go_on():
                 async with self.isolation.chunk(alone=current.losses > 0):
                     stored = await self.advance(current)
                 if stored is None:
@@ -131,7 +136,7 @@ class Carrier:
     async def advance(self, lease: Lease) -> Lease | None:
         """One chunk: fence, rows, cursor and counts commit together. None when the tenant is done."""
         started = time.monotonic()
-        carried = await self.chunks.alone(lease, _careful(self.pace.size.rows, lease))
+        carried = await self.chunks.alone(lease, _careful(self.pace.rows, lease))
         if carried.lost:
             raise LeaseLost
         took_s = time.monotonic() - started

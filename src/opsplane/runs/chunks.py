@@ -35,6 +35,13 @@ class Pace:
         self._most = MOST if bundled else 1
         self.tenants = min(FEW, self._most)
         self.together = True  # whether several tenants may share a statement
+        self.gentle = False  # whether others come first: they wait for a chunk's locks, and for its processor
+        self._fewest = settings.chunk_min_rows
+
+    @property
+    def rows(self) -> int:
+        """What the next chunk may take."""
+        return min(self._fewest, self.size.rows) if self.gentle else self.size.rows
 
     def carried(self, tenants: int, seconds: float) -> None:
         """So many tenants were done in one chunk; a claim takes as many as fit, at most twice as many as until now."""

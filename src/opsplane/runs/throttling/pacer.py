@@ -37,6 +37,7 @@ class Pacer:
         self._run_id, self._table = run_id, table_of(runbook)
         self._longest_s = min(LONGEST_REST_S, settings.lease_s / LEASE_PART)
         self._began: float | None = None
+        self.is_slow = False
 
     async def before_claim(self, *, ends: float) -> bool:
         """Wait while the run is to pause; False if that outlasts the slice.
@@ -59,6 +60,7 @@ class Pacer:
         verdict = await self._throttle.look(self._run_id, self._table)
         if verdict.level is Level.PAUSE:
             return False
+        self.is_slow = verdict.level is Level.SLOW
         worked_s = 0.0 if self._began is None else time.monotonic() - self._began
         goes_on = await self._rest(verdict.rest_s(worked_s, longest_s=self._longest_s), verdict)
         self._began = time.monotonic()

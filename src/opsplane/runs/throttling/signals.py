@@ -78,13 +78,14 @@ def wal_rate(reading: Reading, limit_mb_s: float) -> Judgement | None:
 def active_connections(reading: Reading, limit: int) -> Judgement | None:
     """More sessions of others are executing something than the machine is meant for.
 
-    What all drains together take from them is what counts, so they share the time that is left.
+    What all drains together take from them is what counts, so they share the time that is left: a third of what is
+    otherwise little, for a chunk has no pauses of its own in which others come to their turn.
     """
     if not limit or reading.busy <= limit:
         return None
     busy = f"{reading.busy:,.1f}".removesuffix(".0")
     judged = _graded(Signal.ACTIVE_CONNECTIONS, f"{busy} other sessions are executing something", reading.busy, limit)
-    return replace(judged, least=judged.least / max(1, reading.at_work))
+    return replace(judged, least=judged.least / 3 / max(1, reading.at_work))
 
 
 def connections(reading: Reading, limit_percent: int) -> Judgement | None:
