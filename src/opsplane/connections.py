@@ -24,7 +24,7 @@ TRUSTED_S = 0.5  # a connection that answered so lately is not asked first wheth
 CLOSE_S = 1
 POOL_S = 10  # to wait for a connection while all are busy
 STATEMENT_S = 15  # of processes that serve: nobody waits longer for a page
-SESSION = {"timezone": "UTC", "default_transaction_isolation": "read committed"}  # as statements alone begin none
+SESSION = {"timezone": "UTC", "default_transaction_isolation": "read committed"}  # statements alone say no BEGIN
 KEEP_ALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "2"}
 MARGIN_S = 3  # so that the server's own timeout is first where the server still hears us
 

@@ -57,7 +57,7 @@ class AtOnce:
             Unclear: some tenant failed.
         """
         most = TOGETHER if self.pace.together else 1
-        first = list(takewhile(_may_share, held))[:most] or held[:1]
+        first = list(takewhile(lambda lease: not lease.is_begun, held))[:most] or held[:1]
         with blaming(first):
             carried = await self._carry(first, self.pace.rows)
         return carried.with_waiting(held[len(first) :])
@@ -105,10 +105,6 @@ class AtOnce:
             return await directly(session, wanted.first, unsure=False, **given)
         after = self.runbook.statements.decode(cursor["after"])
         return await directly(session, wanted.following, unsure="unsure" in cursor, after=after, **given)
-
-
-def _may_share(lease: Lease) -> bool:
-    return lease.cursor is None and not _is_in_doubt(lease)
 
 
 def _is_in_doubt(lease: Lease) -> bool:

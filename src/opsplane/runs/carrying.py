@@ -57,7 +57,7 @@ class Carrier:
             took_s = time.monotonic() - since
             if took_s > self.pace.patience_s or self._is_over() or not await self._may_go_on():
                 return await self._give_back(waiting)
-            if _goes_on(waiting[0]) and took_s > self.pace.together_s:
+            if waiting[0].is_begun and took_s > self.pace.together_s:
                 first, *others = waiting  # it may take long, and somebody else may have nothing to do
                 await self._give_back(others)
                 waiting = [first]
@@ -109,7 +109,7 @@ class Carrier:
         for lease in carried.lost:
             _lost(lease)
         self._count(carried, took_s)
-        if not _goes_on(held[0]):  # what is left of a tenant says little about whole ones
+        if not held[0].is_begun:  # what is left of a tenant says little about whole ones
             self.pace.carried(len(carried.whole), took_s)
         return carried
 
@@ -142,7 +142,7 @@ class Carrier:
         took_s = time.monotonic() - started
         self._count(carried, took_s)
         self.hints.changed(lease.run_id)
-        if carried.whole and not _goes_on(lease):
+        if carried.whole and not lease.is_begun:
             self.pace.carried(1, took_s)
         return carried.unfinished[0] if carried.unfinished else None
 
@@ -177,11 +177,6 @@ class Carrier:
 def _lost(lease: Lease) -> None:
     metrics.leases_lost.inc()
     log.warning("lease_lost", run_id=str(lease.run_id), item=lease.item_key)
-
-
-def _goes_on(lease: Lease) -> bool:
-    """Whether it has had a chunk, and needs another."""
-    return lease.cursor is not None or lease.passes > 0
 
 
 def _careful(rows: int, lease: Lease) -> int:

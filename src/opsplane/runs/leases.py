@@ -66,6 +66,11 @@ class Lease:
         """Which item it is of."""
         return self.run_id, self.item_key
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether it has had a chunk, and needs another."""
+        return self.cursor is not None or self.passes > 0
+
 
 async def claim(session: Begun, run_id: uuid.UUID, worker: uuid.UUID, *, lease_s: float) -> Lease | None:
     """Lease the next pending item of a running run; None if there is none for now.
