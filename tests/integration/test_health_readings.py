@@ -75,6 +75,26 @@ async def test_workers_with_tenants_in_hand_are_counted_where_they_share_what_is
     assert (await read(plane)).at_work == 0
 
 
+async def test_sessions_at_work_are_counted_on_average_where_they_have_a_limit(
+    plane: Plane, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readings, "LOOKS", 30)
+    always, sometimes = await session("always"), await session("sometimes")
+    running = asyncio.ensure_future(always.execute("SELECT pg_sleep(60)"))
+
+    async def now_and_then() -> None:
+        while True:
+            await sometimes.execute("SELECT pg_sleep(0.03)")
+            await asyncio.sleep(0.03)
+
+    task = asyncio.ensure_future(now_and_then())
+    await asyncio.sleep(0.2)
+    assert 1 < (await read(plane, throttle_active_connections=1)).active < 2
+    assert (await read(plane)).active == 0
+    await ended(task)
+    await ended(running)
+
+
 async def test_who_waits_for_a_lock_of_ours_is_seen_and_who_waits_for_another_is_not(
     plane: Plane, tenants: list[Tenant], session: Session
 ) -> None:
@@ -103,13 +123,13 @@ async def test_who_waits_for_a_lock_of_ours_is_seen_and_who_waits_for_another_is
 
 
 async def test_sessions_of_others_that_execute_something_are_counted(plane: Plane, session: Session) -> None:
-    before = await read(plane)
+    before = await read(plane, throttle_active_connections=1)
     busy = [await session("shop") for _ in range(3)]
     await session("shop")  # only connected
     working = [asyncio.ensure_future(one.execute("SELECT pg_sleep(60)")) for one in busy]
 
     async def seen() -> bool:
-        now = await read(plane)
+        now = await read(plane, throttle_active_connections=1)
         return (now.active - before.active, now.connections - before.connections) == (3, 4)
 
     await until(seen)

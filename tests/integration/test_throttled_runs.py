@@ -13,17 +13,17 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from opsplane.auth.actors import Actor
-from opsplane.runbooks import control
+from opsplane.runbooks import control, registry
 from opsplane.runbooks.service import Plane
 from opsplane.runs import drain as drains
-from opsplane.runs import processes, sweeper
+from opsplane.runs import metrics, processes, sweeper
 from opsplane.runs.control import Ask
 from opsplane.runs.drain import Drained, Drainer
 from opsplane.runs.models import OperationRunItem
 from opsplane.runs.throttling import marks, pacer, readings, throttle
+from opsplane.runs.throttling.pacer import Pacer
 from opsplane.runs.throttling.readings import Reading, Replica
 from opsplane.runs.throttling.throttle import Throttle
-from opsplane.runs.throttling.verdicts import Level
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.integration.conftest import Commands
@@ -34,7 +34,8 @@ from tests.support import PLAIN
 from tests.web import HTML, Doors
 
 SLOW = "test.effects.slow"
-ROWS = 40  # of each tenant, as in tests/runbooks/effects.py
+ROWS = 40  # of each tenant, as in tests/runbooks/effects.py, which takes ten of them at once
+FEW = 4
 QUICK_S = 0.05
 REFUSED = DBAPIError("SELECT", None, Exception("permission denied for function pg_current_wal_lsn"))
 
@@ -157,6 +158,40 @@ async def test_a_slow_run_rests_within_its_lease_and_says_so_until_it_is_at_full
     assert (done.outcome, done.throttled) == ("succeeded", None)
 
 
+async def test_chunks_of_a_slow_run_are_small(
+    plane: Plane, operator: Actor, tenants: list[Tenant], health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(metrics, "chunk", lambda _type, updated, _seconds: rows.append(updated))
+    small = Plane(plane.db, plane.queue, plane.settings.model_copy(update={"chunk_min_rows": FEW}))
+    run_id = await support.begun(plane, operator)
+    await support.drain(small, run_id)
+    assert max(rows) > FEW
+    rows.clear()
+    health.lag_s = 15
+    run_id = await support.begun(plane, operator)
+    await support.drain(small, run_id)
+    assert (max(rows), sum(rows)) == (FEW, 3 * ROWS)
+
+
+async def test_a_rest_follows_work_and_not_a_look_that_took_long(
+    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(*_: object) -> Reading:
+        await asyncio.sleep(0.3)
+        return Reading(replica=Replica("one", 15, 0))
+
+    monkeypatch.setattr(readings, "read", read)
+    monkeypatch.setattr(throttle, "READ_EVERY_S", 0)
+    run_id = await support.begun(plane, operator)
+    limited = Throttle(plane.db, plane.settings, plane.queue.hints)
+    pace = Pacer(limited, plane.db, plane.settings, asyncio.Event(), run_id, registry.find(PLAIN))
+    began = time.monotonic()
+    assert [await pace.before_chunk() for _ in range(3)] == [True, True, True]
+    assert pace.is_slow
+    assert time.monotonic() - began < 3 * 0.3 + 1  # with the looks it would be twice 2.1 s more
+
+
 async def paused_by_its_replica(plane: Plane, operator: Actor, health: Health) -> tuple[uuid.UUID, Drainer, Any]:
     health.lag_s = 25
     run_id = await support.begun(plane, operator)
@@ -271,25 +306,6 @@ async def test_a_healthy_run_writes_nothing_of_it_and_asks_once_for_many_chunks(
     assert (await support.show(plane, run_id)).outcome == "succeeded"
 
 
-async def test_a_run_that_begins_among_others_looks_five_times_first(
-    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    active = iter([0, 4, 0, 4, 0])  # on average 1.6; the first and the last look see nobody
-
-    async def read(*_: object) -> Reading:
-        return Reading(active=next(active))
-
-    monkeypatch.setattr(readings, "read", read)
-    monkeypatch.setattr(throttle, "READ_EVERY_S", 60)
-    monkeypatch.setattr(throttle, "LOOK_APART_S", 0)
-    strict = plane.settings.model_copy(update={"throttle_active_connections": 1})
-    limited = Throttle(plane.db, strict, plane.queue.hints)
-    run_id = await support.begun(plane, operator)
-    assert (await limited.look(run_id, None)).level is Level.SLOW
-    assert next(active, None) is None
-    assert (await limited.look(run_id, None)).reason == "1.6 other sessions are executing something"
-
-
 async def test_what_is_switched_off_does_not_even_ask(
     plane: Plane, operator: Actor, tenants: list[Tenant], health: Health
 ) -> None:
@@ -332,16 +348,16 @@ async def test_pages_and_lists_say_that_a_run_is_throttled_and_why(
 async def test_a_real_worker_waits_for_a_real_crowd_and_goes_on_without_it(
     plane: Plane, operator: Actor, tenants: list[Tenant], commands: Commands
 ) -> None:
-    crowd = [await asyncpg.connect(plane.settings.database_url) for _ in range(3)]
+    crowd = [await asyncpg.connect(plane.settings.database_url) for _ in range(5)]
     busy = [asyncio.ensure_future(one.execute("SELECT pg_sleep(300)")) for one in crowd]
     worker = commands.start("worker", OPSPLANE_THROTTLE_ACTIVE_CONNECTIONS="1")
     run_id = (await support.start(plane, operator, PLAIN)).run.id
     await until(is_throttled(plane, run_id))
     told = await asyncio.to_thread(commands.run, "runs", "show", str(run_id))
     assert "Throttled" in told.stdout
-    assert "3 other sessions are executing something, since 20" in told.stdout
+    assert "5 other sessions are executing something, since 20" in told.stdout
     as_json = await asyncio.to_thread(commands.run, "runs", "show", str(run_id), "--json")
-    assert json.loads(as_json.stdout)["throttled"]["reason"] == "3 other sessions are executing something"
+    assert json.loads(as_json.stdout)["throttled"]["reason"] == "5 other sessions are executing something"
     assert await effects(plane) == (0, 0)
     async with plane.db.transaction() as tx:
         crowded = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(300)'"

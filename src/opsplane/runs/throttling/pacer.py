@@ -57,11 +57,11 @@ class Pacer:
 
     async def before_chunk(self) -> bool:
         """Rest as long as the work since the last one asks for; False if the tenants in hand must be given back."""
+        worked_s = 0.0 if self._began is None else time.monotonic() - self._began  # without the look, which may wait
         verdict = await self._throttle.look(self._run_id, self._table)
         if verdict.level is Level.PAUSE:
             return False
         self.is_slow = verdict.level is Level.SLOW
-        worked_s = 0.0 if self._began is None else time.monotonic() - self._began
         goes_on = await self._rest(verdict.rest_s(worked_s, longest_s=self._longest_s), verdict)
         self._began = time.monotonic()
         return goes_on

@@ -1,8 +1,10 @@
-"""What PostgreSQL says of its own health, read in a statement that needs no privilege.
+"""What PostgreSQL says of its own health, read in statements that need no privilege.
 
 What a role may not see is null to it, and then looks healthy; `opsplane doctor` says so.
 """
 
+import asyncio
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +18,7 @@ from opsplane.runs.states import ItemState
 
 MEGABYTE = 1024 * 1024
 REMEMBERED, RECENT_S = 5, 5
+LOOKS, LOOK_APART_S = 10, 0.01
 
 item = OperationRunItem
 AT_WORK = select(func.count(tuple_(item.leased_by, item.lease_until).distinct())).where(is_now(ItemState.RUNNING))
@@ -34,15 +37,16 @@ class Replica:
 class Reading:
     """The health of a database at one moment.
 
-    `vacuums` says of tables whether it is against wraparound; `earlier` is `active` of the readings before, the last
-    one last; `at_work` are drains that have tenants in hand, which is asked only where it counts.
+    `vacuums` says of tables whether it is against wraparound; `active` are sessions of others that execute something,
+    on average of a few looks, and `earlier` is `active` of the readings before, the last one last; `at_work` are drains
+    that have tenants in hand. The last three are asked for only where they count.
     """
 
     at: float = 0
     replica: Replica | None = None
     lock_wait_s: float = 0
-    active: int = 0
-    earlier: tuple[int, ...] = ()
+    active: float = 0
+    earlier: tuple[float, ...] = ()
     at_work: int = 0
     connections: int = 0
     max_connections: int = 100
@@ -52,8 +56,11 @@ class Reading:
 
     @property
     def busy(self) -> float:
-        """Sessions of others that execute something, on average: whoever asks once finds any number of them at it."""
-        return (self.active + sum(self.earlier)) / (1 + len(self.earlier))
+        """Sessions of others that execute something, now or on average of the last readings, whichever are more.
+
+        A crowd that has just come counts at once; one that takes a breath is not gone.
+        """
+        return max(self.active, statistics.fmean((*self.earlier, self.active)))
 
     def since(self, before: "Reading | None") -> "Reading":
         """The same, with what can only be told from several of them."""
@@ -67,20 +74,29 @@ class Reading:
 
 
 async def read(session: AsyncSession, settings: Settings) -> Reading:
-    """The health of the database now."""
+    """The health of the database now; with a limit on active sessions it takes a tenth of a second."""
     given = {"ignored": settings.ignored_replicas, "wal": settings.throttle_wal_mb_s > 0}
     row = (await session.execute(STATEMENT, given)).one()
     return Reading(
         at=float(row.at),
         replica=None if row.replica is None else Replica(**row.replica),
         lock_wait_s=float(row.lock_wait_s or 0),
-        active=row.active,
+        active=await _active(session) if settings.throttle_active_connections else 0,
         at_work=await session.scalar(AT_WORK) or 0 if settings.throttle_active_connections else 0,
         connections=row.connections,
         max_connections=row.max_connections,
         vacuums=_by_name(row.vacuums or []),
         wal_mb=None if row.wal_bytes is None else float(row.wal_bytes) / MEGABYTE,
     )
+
+
+async def _active(session: AsyncSession) -> float:
+    """On average of a few looks: whoever looks once finds any number of them at it."""
+    seen = []
+    for _ in range(LOOKS):
+        await asyncio.sleep(LOOK_APART_S)
+        seen.append(await session.scalar(ACTIVE))
+    return statistics.fmean(seen)
 
 
 def _by_name(vacuums: list[dict[str, Any]]) -> dict[str, bool]:
@@ -92,13 +108,18 @@ def _by_name(vacuums: list[dict[str, Any]]) -> dict[str, bool]:
     return found
 
 
+# Within a transaction one look would see what the one before it saw, if that were not cleared.
+ACTIVE = text("""
+SELECT count(*), pg_stat_clear_snapshot() FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND state = 'active' AND application_name NOT LIKE 'opsplane%'
+""")
 # A standby that says nothing any more keeps the lag it had: then the age of its last word counts, as soon as it is a
 # WAL segment behind. Who waits for whom is expensive to find out, so it is asked of the five that may have waited
 # longest, and only while somebody waits. The position in the WAL is not asked for unless it is needed: some managed
 # databases refuse it.
 STATEMENT = text("""
 WITH activity AS MATERIALIZED (
-    SELECT pid, datname, state, wait_event_type, query_start, query,
+    SELECT pid, datname, wait_event_type, query_start, query,
         coalesce(application_name LIKE 'opsplane%', false) AS ours,
         coalesce(backend_type = 'client backend', datname IS NOT NULL) AS client
     FROM pg_stat_activity
@@ -133,7 +154,6 @@ SELECT
     extract(epoch FROM clock_timestamp()) AS at,
     current_setting('max_connections')::int AS max_connections,
     (SELECT count(*) FROM activity WHERE client) AS connections,
-    (SELECT count(*) FROM activity WHERE client AND state = 'active' AND NOT ours) AS active,
     (
         SELECT max(extract(epoch FROM clock_timestamp() - waitstart))
         FROM waiting, LATERAL (SELECT waitstart FROM pg_locks WHERE pg_locks.pid = waiting.pid AND NOT granted) lock

@@ -1,15 +1,15 @@
 """Judgements over one reading, a function a signal: is this a database that may be burdened further?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from opsplane.config import Settings
 from opsplane.runs.throttling.readings import Reading
 
-TWICE = 2
+TWICE, FOUR_TIMES = 2, 4
 STOP = 0.0
-BARELY, HALF = 1 / 8, 1 / 2
+SHARED, BARELY, HALF = 1 / 24, 1 / 8, 1 / 2
 
 
 class Signal(StrEnum):
@@ -78,14 +78,14 @@ def wal_rate(reading: Reading, limit_mb_s: float) -> Judgement | None:
 def active_connections(reading: Reading, limit: int) -> Judgement | None:
     """More sessions of others are executing something than the machine is meant for.
 
-    What all drains together take from them is what counts, so they share the time that is left: a third of what is
-    otherwise little, for a chunk has no pauses of its own in which others come to their turn.
+    What all drains together take from them is what counts, so they share the time that is left. An application is often
+    twice as busy as usual, and small chunks hardly show then; at four times as much it has trouble of its own.
     """
     if not limit or reading.busy <= limit:
         return None
     busy = f"{reading.busy:,.1f}".removesuffix(".0")
-    judged = _graded(Signal.ACTIVE_CONNECTIONS, f"{busy} other sessions are executing something", reading.busy, limit)
-    return replace(judged, least=judged.least / 3 / max(1, reading.at_work))
+    least = STOP if reading.busy > FOUR_TIMES * limit else SHARED / max(1, reading.at_work)
+    return Judgement(Signal.ACTIVE_CONNECTIONS, f"{busy} other sessions are executing something", least)
 
 
 def connections(reading: Reading, limit_percent: int) -> Judgement | None:

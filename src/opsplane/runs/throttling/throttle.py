@@ -1,6 +1,5 @@
 """The throttle of a worker process: one reading every few seconds for all of its drains, and what follows for each."""
 
-import asyncio
 import time
 import uuid
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ log = structlog.get_logger()
 
 READ_EVERY_S = 2.0
 READ_WITHIN_S = 1.0
-LOOK_APART_S = 0.1
 TELL_EVERY_S = 5.0
 FORGET_AFTER_S = 30.0
 GO = Verdict()
@@ -62,21 +60,17 @@ class Throttle:
         now = time.monotonic()
         if now - self._read_at >= READ_EVERY_S or not self._read_at:
             idle_s, self._read_at = now - self._read_at, now
-            await self._read(anew=idle_s > FORGET_AFTER_S)
+            if idle_s > FORGET_AFTER_S:
+                self._verdicts.clear()
+            await self._read()
         if table not in self._verdicts:
             self._judge(table)
         verdict = self._verdicts[table]
         await self._tell(run_id, verdict)
         return verdict
 
-    async def _read(self, *, anew: bool) -> None:
+    async def _read(self) -> None:
         await self._ask()
-        if anew and self._settings.throttle_active_connections:
-            for _ in range(1, readings.REMEMBERED):  # one look alone tells nothing of how many are at work on average
-                await asyncio.sleep(LOOK_APART_S)
-                await self._ask()
-        if anew:
-            self._verdicts.clear()
         for table in self._verdicts:
             self._judge(table)
         self._measure()
