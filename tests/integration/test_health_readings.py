@@ -182,13 +182,14 @@ async def test_a_role_without_privileges_reads_as_well_and_the_doctor_says_what_
     plane: Plane, session: Session
 ) -> None:
     administrator = await session("shop")
-    await administrator.execute("CREATE ROLE humble LOGIN")
+    await administrator.execute("CREATE ROLE humble LOGIN; GRANT SELECT ON operation_run_items TO humble")
     busy = asyncio.ensure_future((await session("shop")).execute("SELECT pg_sleep(60)"))
     await asyncio.sleep(0.2)
     try:
         async with plane.db.reading() as humble:
             await humble.execute(text("SET LOCAL ROLE humble"))
-            reading = await readings.read(humble, plane.settings.model_copy(update={"throttle_wal_mb_s": 1}))
+            limits = {"throttle_wal_mb_s": 1, "throttle_active_connections": 1}
+            reading = await readings.read(humble, plane.settings.model_copy(update=limits))
             sees, role = (await humble.execute(checkup.SEES)).one()
         assert (reading.active, reading.lock_wait_s, reading.vacuums) == (0, 0, {})
         assert reading.connections >= 2
@@ -196,7 +197,7 @@ async def test_a_role_without_privileges_reads_as_well_and_the_doctor_says_what_
         assert (sees, role) == (False, "humble")
     finally:
         await ended(busy)
-        await administrator.execute("DROP ROLE humble")
+        await administrator.execute("DROP OWNED BY humble; DROP ROLE humble")
 
 
 async def test_the_doctor_says_what_it_would_do_now(plane: Plane, session: Session) -> None:

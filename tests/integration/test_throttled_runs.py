@@ -24,6 +24,7 @@ from opsplane.runs.throttling import marks, pacer, readings, throttle
 from opsplane.runs.throttling.pacer import Pacer
 from opsplane.runs.throttling.readings import Reading, Replica
 from opsplane.runs.throttling.throttle import Throttle
+from opsplane.runs.throttling.verdicts import Level
 from opsplane.tenants.models import Tenant
 from tests import support, web
 from tests.integration.conftest import Commands
@@ -184,12 +185,46 @@ async def test_a_rest_follows_work_and_not_a_look_that_took_long(
     monkeypatch.setattr(readings, "read", read)
     monkeypatch.setattr(throttle, "READ_EVERY_S", 0)
     run_id = await support.begun(plane, operator)
-    limited = Throttle(plane.db, plane.settings, plane.queue.hints)
-    pace = Pacer(limited, plane.db, plane.settings, asyncio.Event(), run_id, registry.find(PLAIN))
+    settings = plane.settings.model_copy(update={"lease_s": 60})  # a rest takes a quarter of it at most
+    limited = Throttle(plane.db, settings, plane.queue.hints)
+    pace = Pacer(limited, plane.db, settings, asyncio.Event(), run_id, registry.find(PLAIN))
     began = time.monotonic()
-    assert [await pace.before_chunk() for _ in range(3)] == [True, True, True]
+    for _ in range(2):
+        assert await pace.before_claim(ends=began + 60)
+        assert await pace.before_chunk()
     assert pace.is_slow
-    assert time.monotonic() - began < 3 * 0.3 + 1  # with the looks it would be twice 2.1 s more
+    assert time.monotonic() - began < 4 * 0.3 + 1  # with either look it would be 2.1 s more
+
+
+async def test_whoever_comes_during_a_look_waits_for_what_it_finds(
+    plane: Plane, operator: Actor, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def read(*_: object) -> Reading:
+        asked.append(time.monotonic())
+        await asyncio.sleep(0.2)
+        return Reading(replica=Replica("one", 15, 0))
+
+    monkeypatch.setattr(readings, "read", read)
+    run_id = await support.begun(plane, operator)
+    limited = Throttle(plane.db, plane.settings, plane.queue.hints)
+    looks = await asyncio.gather(*(limited.look(run_id, None) for _ in range(3)))
+    assert [one.level for one in looks] == [Level.SLOW] * 3
+    assert len(asked) == 1
+
+
+async def test_what_a_database_was_like_before_a_long_pause_is_forgotten(
+    plane: Plane, operator: Actor, tenants: list[Tenant], health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health.lag_s = 99
+    run_id = await support.begun(plane, operator)
+    limited = Throttle(plane.db, plane.settings, plane.queue.hints)
+    assert (await limited.look(run_id, None)).level is Level.PAUSE
+    health.lag_s = 0
+    monkeypatch.setattr(throttle, "FORGET_AFTER_S", QUICK_S)
+    await asyncio.sleep(2 * QUICK_S)
+    assert (await limited.look(run_id, None)).level is Level.GO
 
 
 async def paused_by_its_replica(plane: Plane, operator: Actor, health: Health) -> tuple[uuid.UUID, Drainer, Any]:

@@ -101,6 +101,7 @@ def test_a_crowd_counts_at_once_and_is_remembered_over_five_readings() -> None:
         reading = Reading(active=active).since(reading)
     assert (reading.earlier, reading.busy) == ((5, 4, 3, 2), 3)
     assert Reading(active=7).since(reading).busy == 7
+    assert Reading(at=12, active=1).since(reading).busy == pytest.approx(11 / 5)  # the longest of rests ends in time
     assert Reading(at=60, active=1).since(reading).busy == 1  # what was before somebody looked again is long ago
 
 

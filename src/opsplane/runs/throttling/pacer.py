@@ -44,7 +44,7 @@ class Pacer:
 
         A run that is asked to pause or cancel has nothing to wait for: there is nothing to claim in it.
         """
-        verdict = await self._throttle.look(self._run_id, self._table)
+        verdict = await self._look()
         while verdict.level is Level.PAUSE and not self._stop.is_set():
             if time.monotonic() > ends:
                 return False
@@ -52,19 +52,27 @@ class Pacer:
             if not await self._running():
                 return True
             self._began = None
-            verdict = await self._throttle.look(self._run_id, self._table)
+            verdict = await self._look()
         return True
 
     async def before_chunk(self) -> bool:
         """Rest as long as the work since the last one asks for; False if the tenants in hand must be given back."""
-        worked_s = 0.0 if self._began is None else time.monotonic() - self._began  # without the look, which may wait
-        verdict = await self._throttle.look(self._run_id, self._table)
+        verdict = await self._look()
         if verdict.level is Level.PAUSE:
             return False
         self.is_slow = verdict.level is Level.SLOW
+        worked_s = 0.0 if self._began is None else time.monotonic() - self._began
         goes_on = await self._rest(verdict.rest_s(worked_s, longest_s=self._longest_s), verdict)
         self._began = time.monotonic()
         return goes_on
+
+    async def _look(self) -> Verdict:
+        """A look is no work, however long it takes."""
+        begins = time.monotonic()
+        verdict = await self._throttle.look(self._run_id, self._table)
+        if self._began is not None:
+            self._began += time.monotonic() - begins
+        return verdict
 
     async def _rest(self, seconds: float, verdict: Verdict) -> bool:
         while seconds > 0 and not self._stop.is_set():

@@ -5,6 +5,7 @@ What a role may not see is null to it, and then looks healthy; `opsplane doctor`
 
 import asyncio
 import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,8 +18,8 @@ from opsplane.runs.models import OperationRunItem, is_now
 from opsplane.runs.states import ItemState
 
 MEGABYTE = 1024 * 1024
-REMEMBERED, RECENT_S = 5, 5
-LOOKS, LOOK_APART_S = 10, 0.01
+REMEMBERED, RECENT_S = 5, 15
+LOOKS, LOOK_APART_S, LOOKING_S = 10, 0.01, 0.5
 
 item = OperationRunItem
 AT_WORK = select(func.count(tuple_(item.leased_by, item.lease_until).distinct())).where(is_now(ItemState.RUNNING))
@@ -35,11 +36,11 @@ class Replica:
 
 @dataclass(frozen=True)
 class Reading:
-    """The health of a database at one moment.
+    """The health of a database now.
 
     `vacuums` says of tables whether it is against wraparound; `active` are sessions of others that execute something,
     on average of a few looks, and `earlier` is `active` of the readings before, the last one last; `at_work` are drains
-    that have tenants in hand. The last three are asked for only where they count.
+    that have tenants in hand. `active` and `at_work` are asked for only where sessions have a limit.
     """
 
     at: float = 0
@@ -56,7 +57,7 @@ class Reading:
 
     @property
     def busy(self) -> float:
-        """Sessions of others that execute something, now or on average of the last readings, whichever are more.
+        """Sessions of others that execute something, now or on average of the last readings, whichever is more.
 
         A crowd that has just come counts at once; one that takes a breath is not gone.
         """
@@ -74,7 +75,7 @@ class Reading:
 
 
 async def read(session: AsyncSession, settings: Settings) -> Reading:
-    """The health of the database now; with a limit on active sessions it takes a tenth of a second."""
+    """The health of the database now; where sessions have a limit, it takes a tenth of a second or longer."""
     given = {"ignored": settings.ignored_replicas, "wal": settings.throttle_wal_mb_s > 0}
     row = (await session.execute(STATEMENT, given)).one()
     return Reading(
@@ -91,9 +92,9 @@ async def read(session: AsyncSession, settings: Settings) -> Reading:
 
 
 async def _active(session: AsyncSession) -> float:
-    """On average of a few looks: whoever looks once finds any number of them at it."""
-    seen = []
-    for _ in range(LOOKS):
+    """Sessions of others that execute something, on average of a few looks: a single one finds any number of them."""
+    seen, ends = [await session.scalar(ACTIVE)], time.monotonic() + LOOKING_S
+    while len(seen) < LOOKS and time.monotonic() < ends:
         await asyncio.sleep(LOOK_APART_S)
         seen.append(await session.scalar(ACTIVE))
     return statistics.fmean(seen)
@@ -108,7 +109,7 @@ def _by_name(vacuums: list[dict[str, Any]]) -> dict[str, bool]:
     return found
 
 
-# Within a transaction one look would see what the one before it saw, if that were not cleared.
+# Each look clears what it saw: the next one in a transaction would see the same.
 ACTIVE = text("""
 SELECT count(*), pg_stat_clear_snapshot() FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND state = 'active' AND application_name NOT LIKE 'opsplane%'

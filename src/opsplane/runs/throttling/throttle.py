@@ -1,5 +1,6 @@
 """The throttle of a worker process: one reading every few seconds for all of its drains, and what follows for each."""
 
+import asyncio
 import time
 import uuid
 from dataclasses import dataclass
@@ -52,24 +53,28 @@ class Throttle:
         self._verdicts: dict[str | None, Verdict] = {}
         self._told: dict[uuid.UUID, Told] = {}
         self._blind = False
+        self._reading = asyncio.Lock()
 
     async def look(self, run_id: uuid.UUID, table: str | None) -> Verdict:
         """How fast a run over this table may go now; asks the database every two seconds at most."""
         if not self._settings.throttle:
             return GO
-        now = time.monotonic()
-        if now - self._read_at >= READ_EVERY_S or not self._read_at:
-            idle_s, self._read_at = now - self._read_at, now
-            if idle_s > FORGET_AFTER_S:
-                self._verdicts.clear()
-            await self._read()
+        async with self._reading:  # who comes meanwhile waits: there may be nothing yet to judge by
+            await self._read_if_due()
         if table not in self._verdicts:
             self._judge(table)
         verdict = self._verdicts[table]
         await self._tell(run_id, verdict)
         return verdict
 
-    async def _read(self) -> None:
+    async def _read_if_due(self) -> None:
+        now = time.monotonic()
+        idle_s = now - self._read_at
+        if self._read_at and idle_s < READ_EVERY_S:
+            return
+        if idle_s > FORGET_AFTER_S:
+            self._verdicts.clear()
+        self._read_at = now
         await self._ask()
         for table in self._verdicts:
             self._judge(table)
