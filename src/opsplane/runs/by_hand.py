@@ -46,9 +46,10 @@ class ByHand:
             bundle = Bundle(self.repairer, self.pace, self.stop, waiting=list(ours))
             if ours:
                 await bundle.fill(session)
+        known = {lease.key for lease in ours}
         return Carried(
             whole=[one.lease for one in bundle.whole], unfinished=bundle.unfinished, waiting=bundle.waiting,
-            lost=[lease for lease in held if lease not in ours], updated=bundle.updated, took=bundle.took,
+            lost=[lease for lease in held if lease.key not in known], updated=bundle.updated, took=bundle.took,
         )  # fmt: skip
 
     async def alone(self, lease: Lease, rows: int) -> Carried:
