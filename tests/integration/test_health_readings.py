@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import asyncpg
@@ -48,20 +48,36 @@ async def ended(task: asyncio.Future[Any]) -> None:
         await task
 
 
-async def test_a_database_without_trouble_is_healthy_and_read_in_one_statement(plane: Plane) -> None:
-    asked: list[str] = []
+@pytest.fixture
+def asked(plane: Plane) -> Iterator[list[str]]:
+    """The statements from now on, without those that begin a reading."""
+    found: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        asked.append(statement)
+        if not statement.startswith("SET"):
+            found.append(statement)
 
     event.listen(plane.db.engine.sync_engine, "before_cursor_execute", note)
-    try:
-        reading = await read(plane)
-    finally:
-        event.remove(plane.db.engine.sync_engine, "before_cursor_execute", note)
-    assert len([one for one in asked if not one.startswith("SET")]) == 1
+    yield found
+    event.remove(plane.db.engine.sync_engine, "before_cursor_execute", note)
+
+
+async def test_a_database_without_trouble_is_healthy_and_read_in_one_statement(plane: Plane, asked: list[str]) -> None:
+    reading = await read(plane)
+    assert len(asked) == 1
     assert signals.judge(reading, "findings", plane.settings) == []
     assert (reading.replica, reading.wal_mb, reading.max_connections) == (None, None, 200)
+
+
+async def test_looks_at_sessions_end_though_the_database_is_slow_to_answer(
+    plane: Plane, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await read(plane, throttle_active_connections=1)
+    assert asked.count(str(readings.ACTIVE)) == readings.LOOKS
+    asked.clear()
+    monkeypatch.setattr(readings, "LOOKING_S", 0)
+    await read(plane, throttle_active_connections=1)
+    assert asked.count(str(readings.ACTIVE)) == 1
 
 
 async def test_workers_with_tenants_in_hand_are_counted_where_they_share_what_is_left(
